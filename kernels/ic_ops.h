@@ -1,0 +1,108 @@
+/* ic_ops: the arithmetic of a transformer with vision, as operations on device memory.
+ *
+ * Shapes are [rows, cols], row-major, rows first. Activations are f32 unless said otherwise;
+ * products run in the weight's compute dtype with f32 accumulation. Every function returns 0 or
+ * IC_EDEVICE / IC_ENOMEM (scratch); wrong shapes are a bug of the caller (asserted). Operations run
+ * in the order of calls; ic_ops_wait ends when they have.
+ *
+ * Bit rule of the CPU backend (ic_device_info.batch_exact): a row's result depends on the row, its
+ * weights and its role, never on the other rows of the call or on the number of threads. IC_DECODE
+ * rows take the one-row kernel whatever the batch; IC_PREFILL rows take the GEMM whatever the
+ * slice.
+ */
+#ifndef IC_OPS_H
+#define IC_OPS_H
+
+#include "kernels/ic_slab.h"
+
+typedef enum ic_role { IC_PREFILL, IC_DECODE } ic_role;
+
+/* y[rows, out] = x[rows, in] W^T + bias (bias [out] f32 or NULL); with add, y += that. x is f32. */
+int ic_op_gemm(ic_device *d, ic_role role, const ic_mat *x, const ic_weight *w, const float *bias,
+               bool add, ic_mat *y);
+/* y[i, :] = table[ids[i], :]; table [vocab, dim] of any dtype in device memory; ids in host memory.
+ */
+int ic_op_gather(ic_device *d, const ic_mat *table, const int32_t *ids, ic_mat *y);
+/* y = x / sqrt(mean(x^2) + eps) * weight, over groups of `dim` columns (dim = cols, or head_dim for
+ * q/k norm). y may be x. */
+int ic_op_rmsnorm(ic_device *d, const ic_mat *x, const float *weight, int dim, float eps,
+                  ic_mat *y);
+int ic_op_layernorm(ic_device *d, const ic_mat *x, const float *weight, const float *bias,
+                    float eps, ic_mat *y);
+/* y = silu(gate) * up; gate_up is [rows, 2 * cols]: gate first. */
+int ic_op_swiglu(ic_device *d, const ic_mat *gate_up, ic_mat *y);
+/* y = gelu(x), tanh form or erf form; y may be x. */
+int ic_op_gelu(ic_device *d, const ic_mat *x, bool tanh_form, ic_mat *y);
+/* y += x. */
+int ic_op_add(ic_device *d, const ic_mat *x, ic_mat *y);
+/* y[rows[i], :] += x[i, :]; rows in host memory, distinct. (DeepStack levels; also visual rows with
+ * set = true: =.) */
+int ic_op_scatter(ic_device *d, const ic_mat *x, const int32_t *rows, bool set, ic_mat *y);
+
+/* How angles come from positions: frequency i (of head_dim/2) turns by inv_freq[i] *
+ * position[axis[i]]; rotation is of the pairs (i, i + head_dim/2) ("rotate half"). Host memory,
+ * kept by reference. */
+typedef struct ic_rope {
+    int half;              /* head_dim / 2 */
+    const float *inv_freq; /* [half] */
+    const uint8_t *axis;   /* [half]: 0 t, 1 h, 2 w */
+    float scale;           /* of cos and sin (attention factor); 1 normally */
+} ic_rope;
+
+/* Causal attention of a slice against its session's cache. The slice's rows are among the last
+ * appended rows of the slab and K and V are stored already: row i of q is the row at place (count -
+ * behind - q->rows + i) of each head's order, and sees all rows up to and including itself. q
+ * [rows, heads * head_dim] after q-norm, not rotated: each head is rotated by the position that its
+ * row has in the kv head it meets. One layer's K and V are gathered in position order and rotated
+ * into scratch; blocks are aligned to the cache, so that the slicing does not show. y [rows, heads
+ * * head_dim]. */
+int ic_op_attention_prefill(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
+                            int behind, const ic_rope *rope, float scale, ic_mat *y);
+/* One row for each of n sessions: row i of q is the last row of slabs[i]. Keys are rotated as they
+ * are read. */
+int ic_op_attention_decode(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,
+                           const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y);
+
+/* --- vision
+ * ---------------------------------------------------------------------------------------------- */
+
+/* Patches of a temporal pair of frames of one size, in the order and layout of the Qwen-VL
+ * processors: y[(grid_h/merge) * (grid_w/merge) * merge * merge, channels * temporal * patch *
+ * patch], value (rgb / 255 - mean) / std; frames: `temporal` host pointers to [grid_h * patch,
+ * grid_w * patch, 3] uint8. */
+typedef struct ic_patch_layout {
+    int grid_h, grid_w; /* in patches */
+    int patch, temporal, merge;
+    float mean[3], std[3];
+} ic_patch_layout;
+int ic_op_patchify(ic_device *d, const ic_patch_layout *layout, const uint8_t *const *frames,
+                   ic_mat *y);
+
+/* y[patches, dim] += the learned position table [side * side, dim] interpolated bilinearly to the
+ * grid, in patch order with merge blocks (Qwen3-VL fast_pos_embed_interpolate). */
+int ic_op_vision_positions(ic_device *d, const ic_mat *table, int side,
+                           const ic_patch_layout *layout, ic_mat *y);
+
+/* Rotates q and k (in place, [patches, heads * head_dim], any stride) by 2-D positions (h, w) of
+ * each patch in merge-block order: first quarter of frequencies by h, second by w, rotate half
+ * (Qwen-VL vision rotary, theta 10000). */
+int ic_op_vision_rope(ic_device *d, const ic_patch_layout *layout, int heads, int head_dim,
+                      float theta, ic_mat *q, ic_mat *k);
+/* Full attention among the patches of each of n segments (one frame pair each): starts[n + 1] rows,
+ * host memory. q, k, v, y [patches, heads * head_dim]. Blocked: no n x n matrix. */
+int ic_op_attention_full(ic_device *d, const ic_mat *q, const ic_mat *k, const ic_mat *v,
+                         const int32_t *starts, int n, int heads, float scale, ic_mat *y);
+
+/* --- results
+ * -----------------------------------------------------------------------------------------------
+ */
+
+int ic_ops_wait(ic_device *d);
+
+/* Measured on the spot, for bench and for the fit at start: bytes/s of a plain read of device
+ * memory by all threads, and flop/s of the device's own best GEMM [m, k] x [n, k]^T in that dtype.
+ */
+double ic_device_read_rate(ic_device *d, size_t bytes, double seconds);
+double ic_device_gemm_rate(ic_device *d, ic_dtype compute, int m, int n, int k, double seconds);
+
+#endif

@@ -1,0 +1,110 @@
+/* ic_slab: a session's KV cache: one piece of device memory of fixed size, and the table that says
+ * what lies in each slot.
+ *
+ * Keys are kept after k-norm and before RoPE; their rotation comes from their position inside the
+ * cache when they are read (docs/architecture.md, "One K format"). Memory: K [layers, kv_heads,
+ * slots, head_dim], then V of the same shape. A filled row is never moved nor changed until its
+ * slot is freed, and every layer and kv head has a table of its own, since selection may differ
+ * there.
+ *
+ * Position rule (compact): a text or marker row stands at the cursor and moves it by 1. A vision
+ * group (a run of vision rows of one group number) stands at the cursor with its (h, w) offsets and
+ * moves it once by its `advance` = max(grid_h, grid_w). What has been evicted takes no room. With
+ * nothing evicted this gives the position ids of transformers' Qwen3-VL get_rope_index exactly.
+ *
+ * Owner: whoever holds the session's lease. No lock.
+ */
+#ifndef IC_SLAB_H
+#define IC_SLAB_H
+
+#include "base/ic_buf.h"
+#include "kernels/ic_device.h"
+
+typedef enum ic_row_kind { IC_ROW_TEXT, IC_ROW_VISION, IC_ROW_MARKER } ic_row_kind;
+
+/* What is known of one row (token) wherever it is kept. */
+typedef struct ic_row {
+    uint32_t ordinal; /* number of the token in its session, from 0; rises by 1 */
+    uint32_t group;   /* 0: plain text; else the number of the frame group or image, from 1 */
+    uint16_t h, w;    /* vision: place in the group's grid of tokens */
+    uint16_t advance; /* vision: positions that the whole group takes; else 1 */
+    uint8_t kind;   /* ic_row_kind; a marker is a timestamp or bracket that leaves with its group */
+    uint8_t pinned; /* never evicted */
+} ic_row;
+
+typedef struct ic_pos {
+    int32_t t, h, w;
+} ic_pos;
+
+typedef struct ic_slab_desc {
+    int layers, kv_heads, head_dim;
+    int slots; /* budget + chunk_max + slack */
+    ic_dtype k_dtype, v_dtype;
+} ic_slab_desc;
+
+typedef struct ic_slab ic_slab;
+
+IC_MUST_CHECK int ic_slab_new(ic_slab **out, ic_device *d, const ic_slab_desc *desc, ic_error *e);
+void ic_slab_destroy(ic_slab **s_p);
+const ic_slab_desc *ic_slab_desc_of(const ic_slab *s);
+size_t ic_slab_bytes(
+    const ic_slab_desc *desc); /* device memory of a slab with its tables: exact, allocated once */
+
+/* Gives a slot to each of the rows in every layer and kv head, in order; lowest free slot first, so
+ * that the outcome is a pure function of the history. K and V of the new rows are to be stored
+ * (ic_slab_store) before they are read. IC_ELIMIT, nothing changed, when some head lacks free
+ * slots. */
+IC_MUST_CHECK int ic_slab_append(ic_slab *s, const ic_row *rows, int count, ic_error *e);
+
+/* Writes K and V of rows [first, first + k->rows) counted among the last `appended` appended rows.
+ * k, v: [rows, kv_heads * head_dim], converted to the slab's dtypes. */
+int ic_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *k, const ic_mat *v);
+
+/* Forgets the last `count` appended rows in every head (an aborted slice). */
+void ic_slab_drop_last(ic_slab *s, int count);
+
+/* What to keep: carried out per layer and kv head. Pinned rows, then `sinks` oldest unpinned rows,
+ * then the newest rows up to `budget` in all. Scored policies extend this struct. */
+typedef struct ic_plan {
+    int budget; /* rows that may stay per head */
+    int sinks;  /* oldest rows that stay besides the pinned ones */
+} ic_plan;
+
+typedef struct ic_evicted {
+    int64_t rows; /* evicted over all layers and heads */
+    int rows_max; /* evicted in the head that lost most */
+    int groups;   /* vision groups that lost their last patch in the first layer's first head */
+} ic_evicted;
+
+/* Frees the slots of the rows that the plan does not keep, and gives survivors their new compact
+ * positions. Markers leave with the last patch of their group. Nothing is moved. */
+int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted);
+
+int ic_slab_used(const ic_slab *s); /* rows held in the fullest head */
+int ic_slab_free(const ic_slab *s); /* rows that can be appended now */
+int ic_slab_count(const ic_slab *s, int layer, int kv_head);
+/* The rows of a head in position order: caller gives room for ic_slab_count entries; any pointer
+ * may be NULL. */
+void ic_slab_rows(const ic_slab *s, int layer, int kv_head, ic_row *rows, int32_t *slots,
+                  ic_pos *positions);
+/* One row's K or V as f32 [head_dim], unrotated. For tests and checkpoints. */
+void ic_slab_read(const ic_slab *s, int layer, int kv_head, int slot, float *k, float *v);
+
+/* --- checkpoints
+ * ------------------------------------------------------------------------------------- Tables
+ * (slot tables of all heads) are written whole. Rows are written once after they were filled: an
+ * iterator gives them out in self-describing pieces; pieces of several checkpoints, applied in
+ * order, restore every live row. */
+int ic_slab_save_tables(const ic_slab *s, ic_buf *out);
+/* Appends to `out` rows that are live and not yet saved, up to about max_bytes (at least one row);
+ * *more says whether some are left. *cursor starts at 0. all: rows already saved, too. */
+int ic_slab_save_rows(const ic_slab *s, bool all, uint64_t *cursor, size_t max_bytes, ic_buf *out,
+                      bool *more);
+void ic_slab_mark_saved(ic_slab *s); /* the store has acknowledged: live rows count as saved */
+uint64_t ic_slab_row_bytes_live(const ic_slab *s); /* bytes of K and V of live rows */
+IC_MUST_CHECK int ic_slab_load_tables(ic_slab *s, ic_cursor *in, ic_error *e);
+IC_MUST_CHECK int ic_slab_load_rows(ic_slab *s, const void *piece, size_t bytes, ic_error *e);
+/* After all pieces: every live row must have been given. IC_EFORMAT otherwise. */
+IC_MUST_CHECK int ic_slab_load_finish(ic_slab *s, ic_error *e);
+
+#endif
