@@ -1,0 +1,69 @@
+/* ic_grammar: how a model family writes down a conversation. It only appends.
+ *
+ * A family is known by the hash of its chat template; an unknown template is refused unless one is
+ * named. No Jinja. The rows given out, one after the other, are at every moment what the template
+ * and processor of the family give for the equivalent conversation (tested against
+ * apply_chat_template). Text between two special tokens is one stretch for the tokenizer: rows of a
+ * stretch come out when the stretch is complete, not before (the grammar holds its text back).
+ *
+ * One ic_grammar_state per session (single owner); the ic_grammar is read-only and shared.
+ */
+#ifndef IC_GRAMMAR_H
+#define IC_GRAMMAR_H
+
+#include "base/ic_buf.h"
+#include "engine/ic_tokenizer.h"
+
+typedef struct ic_grammar ic_grammar;
+
+/* family: NULL to know it by the template in <dir> (chat_template.jinja, chat_template.json or
+ * tokenizer_config.json), or a name such as "qwen3-vl". Borrows the tokenizer for the grammar's
+ * life. Caller owns *out. */
+IC_MUST_CHECK int ic_grammar_open(ic_grammar **out, const char *dir, const char *family,
+                                  const ic_tokenizer *t, ic_error *e);
+void ic_grammar_close(ic_grammar **g_p);
+const char *ic_grammar_family(const ic_grammar *g);
+
+/* One row to be: its token id, and what the cache needs to know of it. */
+typedef struct ic_grammar_row {
+    int32_t id;
+    uint8_t kind;   /* IC_ROW_TEXT, IC_ROW_VISION, IC_ROW_MARKER (kernels/ic_slab.h) */
+    uint8_t pinned; /* the template's first tokens and the system turn */
+    uint32_t
+        group; /* vision and markers: number of the frame group or image in the session, from 1 */
+    int32_t patch; /* vision: index of the token inside its group, row-major over the group's grid;
+                      else -1 */
+} ic_grammar_row;
+
+typedef struct ic_grammar_rows { /* growable; zero it to start; Caller owns, ic_grammar_rows_fini */
+    ic_grammar_row *row;
+    int count, capacity;
+} ic_grammar_rows;
+void ic_grammar_rows_fini(ic_grammar_rows *r);
+
+typedef struct ic_grammar_state ic_grammar_state;
+ic_grammar_state *ic_grammar_state_new(const ic_grammar *g);
+void ic_grammar_state_destroy(ic_grammar_state **s_p);
+/* A copy of everything that has been held back and counted, for checkpoints. */
+int ic_grammar_state_save(const ic_grammar_state *s, ic_buf *out);
+IC_MUST_CHECK int ic_grammar_state_load(ic_grammar_state *s, ic_cursor *in, ic_error *e);
+
+/* Each appends the rows that are settled by it to `out` (maybe none: text is held back). */
+IC_MUST_CHECK int ic_grammar_system(ic_grammar_state *s, const char *text, ic_grammar_rows *out,
+                                    ic_error *e);
+/* A temporal pair of a video at `seconds` on the source's clock (the mean of the pair), grid of
+ * tokens h x w. Opens the user turn if none is open. *group gets its number. */
+IC_MUST_CHECK int ic_grammar_frames(ic_grammar_state *s, double seconds, int grid_h, int grid_w,
+                                    uint32_t *group, ic_grammar_rows *out, ic_error *e);
+IC_MUST_CHECK int ic_grammar_image(ic_grammar_state *s, int grid_h, int grid_w, uint32_t *group,
+                                   ic_grammar_rows *out, ic_error *e);
+IC_MUST_CHECK int ic_grammar_text(ic_grammar_state *s, const char *text, ic_grammar_rows *out,
+                                  ic_error *e);
+/* Closes the user turn and opens the assistant's: afterwards the model may speak. */
+IC_MUST_CHECK int ic_grammar_ask(ic_grammar_state *s, ic_grammar_rows *out, ic_error *e);
+/* The answer has ended; `last` is the last token that went into the cache (a stop token or not; -1
+ * for none). Gives the missing closers, so that the cache holds what the template would. */
+IC_MUST_CHECK int ic_grammar_answered(ic_grammar_state *s, int32_t last, ic_grammar_rows *out,
+                                      ic_error *e);
+
+#endif

@@ -1,0 +1,110 @@
+/* ic_session: one conversation inside the engine: its cache, what waits to go in, and the answer
+ * being made.
+ *
+ * Single owner: whoever holds the lease. Functions here never compute; ic_engine_step does. Inputs
+ * wait in order of arrival and are cut into policy chunks (a turn, a frame group, or chunk_max rows
+ * of one): a pure function of the inputs and the configuration, never of the scheduling. At a
+ * chunk's end the policy evicts.
+ */
+#ifndef IC_SESSION_H
+#define IC_SESSION_H
+
+#include "engine/ic_engine.h"
+#include "kernels/ic_slab.h"
+
+typedef struct ic_session_config {
+    char policy[24];            /* "full", "streaming" */
+    int cache_tokens;           /* budget between chunks */
+    int chunk_max;              /* rows of one chunk at most */
+    int slack;                  /* rows that an answer may add before it evicts */
+    int sinks;                  /* oldest rows that streaming keeps besides the pinned ones */
+    int pinned_max;             /* cap of pinned rows, within the budget */
+    ic_dtype kv_dtype;          /* IC_F32 or IC_BF16 */
+    uint64_t pending_bytes_max; /* frames that wait; IC_EAGAIN beyond */
+} ic_session_config;
+
+/* Sensible values for this model: budget cache_tokens (0: a default within the trained length). */
+void ic_session_config_default(const ic_engine *engine, int cache_tokens,
+                               ic_session_config *config);
+
+/* Allocates the whole cache, prefaulted. IC_EINVAL names what is out of range; IC_ENOMEM. Caller
+ * owns *out. Owner thread of the engine (device memory). */
+IC_MUST_CHECK int ic_session_new(ic_session **out, ic_engine *engine,
+                                 const ic_session_config *config, ic_error *e);
+void ic_session_destroy(ic_session **s_p);
+size_t ic_session_memory(const ic_engine *engine,
+                         const ic_session_config *config); /* bytes that _new takes; exact */
+const ic_session_config *ic_session_config_of(const ic_session *s);
+
+/* --- input
+ * ------------------------------------------------------------------------------------------------
+ */
+
+IC_MUST_CHECK int ic_session_system(ic_session *s, const char *text,
+                                    ic_error *e); /* first of all, or IC_EINVAL */
+/* A fitted frame (ic_engine_fit_frame) at pts_us of its source; two make a group. Takes the frame,
+ * success or failure. IC_EAGAIN, nothing taken in, when pending_bytes_max is reached: step first
+ * (the frame is given back: *frame stays). */
+IC_MUST_CHECK int ic_session_frame(ic_session *s, ic_frame **frame, const ic_grid *grid,
+                                   ic_error *e);
+/* The source has ended or jumped: a half pair is completed by repeating its frame. */
+IC_MUST_CHECK int ic_session_frames_end(ic_session *s, ic_error *e);
+IC_MUST_CHECK int ic_session_image(ic_session *s, ic_frame **frame, const ic_grid *grid,
+                                   ic_error *e);
+/* Closes the user turn with this text and lets the model answer. IC_EBUSY while an answer is going
+ * on or waits. */
+IC_MUST_CHECK int ic_session_ask(ic_session *s, const char *text, const ic_sampling *sampling,
+                                 ic_error *e);
+/* The next tokens of the answer are these, not sampled (replay of what was shown). Copied. */
+IC_MUST_CHECK int ic_session_force(ic_session *s, const int32_t *tokens, int count, ic_error *e);
+/* Ends the answer after the tokens shown so far; the closers are appended. No answer: nothing. */
+int ic_session_cancel(ic_session *s);
+
+/* --- what it is doing
+ * ----------------------------------------------------------------------------------- */
+
+typedef struct ic_session_stats {
+    uint64_t tokens;         /* rows that ever went in: next ordinal */
+    uint64_t evicted_tokens; /* rows lost in the head that lost most */
+    uint64_t evicted_groups;
+    uint64_t frames; /* frames taken in */
+    uint64_t groups; /* frame groups and images encoded */
+    uint64_t turn;   /* answers begun */
+    int cache_used, cache_tokens, cache_slots;
+    int pending_rows, pending_groups; /* not computed yet */
+    uint64_t pending_bytes;
+    bool answering;    /* asked, and the answer has not ended */
+    bool decoding;     /* its prompt is in; tokens come */
+    int answer_tokens; /* of the current or last answer */
+    int prompt_tokens; /* rows of the current or last turn's input */
+    int cached_tokens; /* rows of the cache when that turn began */
+} ic_session_stats;
+void ic_session_stats_of(const ic_session *s, ic_session_stats *stats);
+bool ic_session_is_ready(const ic_session *s); /* a step would move it on */
+ic_slab *ic_session_slab(ic_session *s);       /* Borrows; tests and bench */
+
+/* --- checkpoints
+ * ------------------------------------------------------------------------------------------- The
+ * state (tables, grammar, sampler, answer in progress, counters; frames and rows that wait are
+ * saved too if small, else IC_EBUSY: see pending_groups) is written whole; cache rows only once.
+ * The bytes carry a version. A session in mid-answer may be saved: between steps everything is
+ * consistent. */
+enum { IC_SESSION_STATE_VERSION = 1 };
+IC_MUST_CHECK int ic_session_save_state(const ic_session *s, ic_buf *out, ic_error *e);
+/* As ic_slab_save_rows: pieces of at most about max_bytes; *cursor starts at 0. */
+IC_MUST_CHECK int ic_session_save_rows(const ic_session *s, bool all, uint64_t *cursor,
+                                       size_t max_bytes, ic_buf *out, bool *more);
+void ic_session_mark_saved(ic_session *s);
+uint64_t ic_session_live_bytes(const ic_session *s);
+/* Meaning of this session's bytes, hex: the engine's meaning, policy, settings and layout. A
+ * checkpoint of another meaning is refused by the caller before loading. */
+void ic_session_meaning(const ic_engine *engine, const ic_session_config *config, char hex[33]);
+/* Rebuilds a session from a state and its pieces: new from config, load_state, load_rows for each
+ * piece in order, load_finish. Until finish has returned IC_OK the session may only be destroyed.
+ */
+IC_MUST_CHECK int ic_session_load_state(ic_session *s, const void *state, size_t bytes,
+                                        ic_error *e);
+IC_MUST_CHECK int ic_session_load_rows(ic_session *s, const void *piece, size_t bytes, ic_error *e);
+IC_MUST_CHECK int ic_session_load_finish(ic_session *s, ic_error *e);
+
+#endif
