@@ -99,7 +99,7 @@ enum {
 #define IC_WIRE_END(r) } ic_wire_##r; \
     typedef struct ic_wire_##r##_list { uint32_t count; ic_wire_##r *items; } ic_wire_##r##_list;
 #define IC_WIRE_VERB(name, r, from, body_max, payload_max)
-#define IC_WIRE_WORDS(name, words)
+#define IC_WIRE_WORDS(name, ...)
 #define IC_WIRE_CODE(name, retryable)
 #include "wire/ic_wire_msgs.def"
 
@@ -108,7 +108,7 @@ enum {
 #define IC_WIRE_FIELD(r, name, kind, arg, need, lo, hi) IC_WIRE_F_##r##_##name,
 #define IC_WIRE_END(r) IC_WIRE_F_##r##_COUNT };
 #define IC_WIRE_VERB(name, r, from, body_max, payload_max)
-#define IC_WIRE_WORDS(name, words)
+#define IC_WIRE_WORDS(name, ...)
 #define IC_WIRE_CODE(name, retryable)
 #include "wire/ic_wire_msgs.def"
 
@@ -119,7 +119,7 @@ typedef enum ic_wire_verb {
 #define IC_WIRE_FIELD(r, name, kind, arg, need, lo, hi)
 #define IC_WIRE_END(r)
 #define IC_WIRE_VERB(name, r, from, body_max, payload_max) IC_WIRE_##name,
-#define IC_WIRE_WORDS(name, words)
+#define IC_WIRE_WORDS(name, ...)
 #define IC_WIRE_CODE(name, retryable)
 #include "wire/ic_wire_msgs.def"
     IC_WIRE_VERB_COUNT
@@ -131,7 +131,7 @@ typedef enum ic_wire_code {
 #define IC_WIRE_FIELD(r, name, kind, arg, need, lo, hi)
 #define IC_WIRE_END(r)
 #define IC_WIRE_VERB(name, r, from, body_max, payload_max)
-#define IC_WIRE_WORDS(name, words)
+#define IC_WIRE_WORDS(name, ...)
 #define IC_WIRE_CODE(name, retryable) IC_WIRE_CODE_##name,
 #include "wire/ic_wire_msgs.def"
     IC_WIRE_CODE_COUNT
@@ -145,7 +145,7 @@ typedef struct ic_wire_msg {
 #define IC_WIRE_FIELD(r, name, kind, arg, need, lo, hi)
 #define IC_WIRE_END(r)
 #define IC_WIRE_VERB(name, r, from, body_max, payload_max) ic_wire_##r r;
-#define IC_WIRE_WORDS(name, words)
+#define IC_WIRE_WORDS(name, ...)
 #define IC_WIRE_CODE(name, retryable)
 #include "wire/ic_wire_msgs.def"
     };
