@@ -33,9 +33,12 @@ int ic_endpoint_default(char out[IC_ENDPOINT_MAX], const char *xdg_runtime_dir, 
     return IC_OK;
 }
 
+/* 127.0.0.0/8 in numbers: a name that merely begins so is somebody else's. */
 static bool is_loopback(const char *host)
 {
-    return !strncmp(host, "127.", 4) || !strcmp(host, "::1") || !strcmp(host, "localhost");
+    bool is_numeric = strspn(host, "0123456789.") == strlen(host);
+    return (is_numeric && !strncmp(host, "127.", 4)) || !strcmp(host, "::1")
+           || !strcmp(host, "localhost");
 }
 
 static int parse_tcp(ic_endpoint *ep, const char *rest, const char *text, ic_error *e)
