@@ -72,14 +72,15 @@ static json_t *load_json(const char *dir, const char *name, int *status, ic_erro
     char *path = ic_strf("%s/%s", dir, name);
     json_error_t why;
     json_t *object = NULL;
-    if (access(path, R_OK) != 0)
+    *status = IC_OK;
+    if (access(path, R_OK) == 0)
+        object = json_load_file(path, 0, &why);
+    else
         *status = ic_error_set(e, errno == ENOENT ? IC_ENOTFOUND : IC_EIO, "%s: %s", path,
                                strerror(errno));
-    else if (!json_is_object(object = json_load_file(path, 0, &why)))
+    if (*status == IC_OK && !json_is_object(object))
         *status = ic_error_set(e, IC_EFORMAT, "%s, line %d: %s", path, object ? 1 : why.line,
                                object ? "not a JSON object" : why.text);
-    else
-        *status = IC_OK;
     if (*status != IC_OK) {
         json_decref(object);
         object = NULL;
