@@ -1,4 +1,167 @@
 /* Every statement of the room: IC_SQL(name, text). Included more than once on purpose. */
+
+/* clang-format off */
 IC_SQL(BEGIN, "BEGIN IMMEDIATE")
 IC_SQL(COMMIT, "COMMIT")
 IC_SQL(ROLLBACK, "ROLLBACK")
+IC_SQL(SAVEPOINT, "SAVEPOINT operation")
+IC_SQL(ROLLBACK_TO, "ROLLBACK TO operation")
+IC_SQL(RELEASE, "RELEASE operation")
+
+#define IC_SESSION_COLUMNS \
+    "SELECT s.id, s.owner, s.title, s.state, s.created_us, s.used_us," \
+    " s.turns, s.media, s.frames, s.tokens, s.evicted, s.config_version," \
+    " coalesce(s.checkpoint, 0)," \
+    " coalesce((SELECT c.time_us FROM checkpoint c WHERE c.n = s.checkpoint), 0)," \
+    " s.journal_base," \
+    " max(s.journal_base, coalesce((SELECT max(number) FROM journal j WHERE j.session = s.n), 0))," \
+    " s.event_base," \
+    " max(s.event_base, coalesce((SELECT max(number) FROM event v WHERE v.session = s.n), 0))" \
+    " FROM session s "
+IC_SQL(SESSION_ADD, "INSERT INTO session(id, owner, title, created_us, used_us, config_version,"
+    " config_sum, config) VALUES(?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7)")
+IC_SQL(SESSION_ROW, "SELECT n FROM session WHERE id = ?1")
+IC_SQL(SESSION_GET, IC_SESSION_COLUMNS "WHERE s.id = ?1")
+IC_SQL(SESSION_FIND, IC_SESSION_COLUMNS
+    "WHERE s.id >= ?1 AND s.id < ?1 || '{' AND (?2 IS NULL OR s.owner = ?2) ORDER BY s.id LIMIT 5")
+IC_SQL(SESSION_LIST, IC_SESSION_COLUMNS "ORDER BY s.used_us DESC, s.n DESC")
+IC_SQL(SESSION_LIST_OWNER, IC_SESSION_COLUMNS
+    "WHERE s.owner = ?1 ORDER BY s.used_us DESC, s.n DESC")
+IC_SQL(SESSION_CONFIG, "SELECT config_version, config_sum, config FROM session WHERE id = ?1")
+IC_SQL(SESSION_SET_CONFIG,
+    "UPDATE session SET config_version = ?2, config_sum = ?3, config = ?4 WHERE id = ?1")
+IC_SQL(SESSION_SET_TITLE, "UPDATE session SET title = ?2 WHERE id = ?1")
+IC_SQL(SESSION_SET_STATE, "UPDATE session SET state = ?2 WHERE id = ?1")
+IC_SQL(SESSION_SET_USED, "UPDATE session SET used_us = ?2 WHERE id = ?1")
+IC_SQL(SESSION_SET_COUNTERS, "UPDATE session SET used_us = ?2, turns = ?3, media = ?4, frames = ?5,"
+    " tokens = ?6, evicted = ?7 WHERE id = ?1")
+IC_SQL(SESSION_CHECKPOINT, "SELECT checkpoint FROM session WHERE n = ?1")
+IC_SQL(SESSION_SET_CHECKPOINT,
+    "UPDATE session SET checkpoint = ?2, journal_base = max(journal_base, ?3) WHERE n = ?1")
+IC_SQL(SESSION_DELETE, "DELETE FROM session WHERE n = ?1")
+IC_SQL(SESSION_IDS, "SELECT id FROM session ORDER BY n")
+IC_SQL(SESSION_HOLDS, "SELECT checkpoint FROM session WHERE n = ?1 AND checkpoint IS NOT NULL"
+    " UNION SELECT checkpoint FROM mark WHERE session = ?1")
+
+IC_SQL(JOURNAL_BASE, "SELECT n, journal_base FROM session WHERE id = ?1")
+IC_SQL(JOURNAL_LAST, "SELECT max(number) FROM journal WHERE session = ?1")
+IC_SQL(JOURNAL_ADD, "INSERT INTO journal(session, number, kind, time_us, key, sum, payload)"
+    " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")
+IC_SQL(JOURNAL_READ, "SELECT number, kind, time_us, payload, sum, key FROM journal"
+    " WHERE session = ?1 AND number >= ?2 ORDER BY number")
+IC_SQL(JOURNAL_TRIM, "DELETE FROM journal WHERE session = ?1 AND number <= ?2")
+
+IC_SQL(EVENT_BASE, "SELECT n, event_base FROM session WHERE id = ?1")
+IC_SQL(EVENT_LAST, "SELECT max(number) FROM event WHERE session = ?1")
+IC_SQL(EVENT_ADD, "INSERT INTO event(session, number, kind, time_us, sum, payload)"
+    " VALUES(?1, ?2, ?3, ?4, ?5, ?6)")
+IC_SQL(EVENT_READ, "SELECT number, kind, time_us, payload, sum FROM event"
+    " WHERE session = ?1 AND number >= ?2 ORDER BY number")
+IC_SQL(EVENT_SIZES, "SELECT number, length(payload), time_us FROM event WHERE session = ?1"
+    " ORDER BY number")
+IC_SQL(EVENT_BYTES, "SELECT coalesce(sum(length(payload)), 0) FROM event WHERE session = ?1")
+IC_SQL(EVENT_TRIM, "DELETE FROM event WHERE session = ?1 AND number <= ?2")
+IC_SQL(EVENT_SET_BASE, "UPDATE session SET event_base = ?2 WHERE n = ?1")
+
+#define IC_REQUEST_COLUMNS \
+    "SELECT r.key, r.content, s.id, r.kind, r.state, r.time_us, r.first_event, r.last_event," \
+    " r.result FROM request r LEFT JOIN session s ON s.n = r.session "
+IC_SQL(REQUEST_GET, IC_REQUEST_COLUMNS "WHERE r.key = ?1")
+IC_SQL(REQUEST_ADD, "INSERT INTO request(key, content, session, kind, state, time_us)"
+    " VALUES(?1, ?2, (SELECT n FROM session WHERE id = ?3), ?4, ?5, ?6)")
+IC_SQL(REQUEST_SET, "UPDATE request SET state = ?2,"
+    " session = coalesce((SELECT n FROM session WHERE id = ?3), session),"
+    " first_event = CASE WHEN ?4 = 0 THEN first_event ELSE ?4 END,"
+    " last_event = CASE WHEN ?5 = 0 THEN last_event ELSE ?5 END,"
+    " result = coalesce(?6, result) WHERE key = ?1")
+IC_SQL(REQUEST_PENDING, IC_REQUEST_COLUMNS "WHERE r.state = 1 ORDER BY r.time_us, r.key")
+IC_SQL(REQUEST_PENDING_SESSION, IC_REQUEST_COLUMNS
+    "WHERE r.session = ?1 AND r.state = 1 ORDER BY r.time_us, r.key")
+IC_SQL(REQUEST_BURY, "UPDATE request SET state = 3, session = NULL, result = NULL"
+    " WHERE state = 2 AND time_us < ?1")
+IC_SQL(REQUEST_FORGET, "DELETE FROM request WHERE state = 3 AND time_us < ?1")
+IC_SQL(REQUEST_ORPHAN, "UPDATE request SET state = 3, session = NULL, result = NULL"
+    " WHERE session = ?1")
+
+IC_SQL(TURN_LAST, "SELECT max(number) FROM turn WHERE session = ?1")
+IC_SQL(TURN_ADD, "INSERT INTO turn(session, number, role, time_us, took_us, tokens, media,"
+    " parts_version, sum, text, parts) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")
+IC_SQL(TURN_READ, "SELECT number, role, time_us, took_us, tokens, media, parts_version, sum, text,"
+    " parts FROM turn WHERE session = ?1 AND number >= ?2 ORDER BY number")
+IC_SQL(TURN_DELETE, "DELETE FROM turn WHERE session = ?1")
+
+IC_SQL(MEDIA_LAST, "SELECT max(number) FROM media WHERE session = ?1")
+IC_SQL(MEDIA_ADD, "INSERT INTO media(session, number, kind, state, time_us, name, bytes, mtime_us,"
+    " hash, fps, frames_seen, frames_used, frames_skipped, retain, notices, times, sum)"
+    " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)")
+IC_SQL(MEDIA_SET, "UPDATE media SET kind = ?3, state = ?4, time_us = ?5, name = ?6, bytes = ?7,"
+    " mtime_us = ?8, hash = ?9, fps = ?10, frames_seen = ?11, frames_used = ?12,"
+    " frames_skipped = ?13, retain = ?14, notices = ?15, times = ?16, sum = ?17"
+    " WHERE session = ?1 AND number = ?2")
+IC_SQL(MEDIA_LIST, "SELECT number, kind, state, time_us, name, bytes, mtime_us, hash, fps,"
+    " frames_seen, frames_used, frames_skipped, retain, notices, times, sum,"
+    " (SELECT coalesce(sum(p.bytes), 0) FROM media_piece p WHERE p.held = media.held),"
+    " (SELECT count(*) FROM media_piece p WHERE p.held = media.held)"
+    " FROM media WHERE session = ?1 AND number >= ?2 ORDER BY number")
+IC_SQL(MEDIA_HELD, "SELECT held FROM media WHERE session = ?1 AND number = ?2")
+IC_SQL(MEDIA_SET_HELD, "UPDATE media SET held = ?3 WHERE session = ?1 AND number = ?2")
+IC_SQL(MEDIA_HELD_OF, "SELECT DISTINCT held FROM media WHERE session = ?1 AND held IS NOT NULL")
+IC_SQL(MEDIA_DELETE, "DELETE FROM media WHERE session = ?1")
+IC_SQL(HELD_ADD, "INSERT INTO media_held(time_us) VALUES(?1)")
+IC_SQL(HELD_USES, "SELECT count(*) FROM media WHERE held = ?1")
+IC_SQL(HELD_DELETE, "DELETE FROM media_held WHERE n = ?1")
+IC_SQL(HELD_ORPHAN, "SELECT h.n FROM media_held h"
+    " WHERE NOT EXISTS(SELECT 1 FROM media m WHERE m.held = h.n) LIMIT 1")
+IC_SQL(PIECE_COUNT, "SELECT count(*) FROM media_piece WHERE held = ?1")
+IC_SQL(PIECE_ADD, "INSERT INTO media_piece(held, piece, bytes, sum, data)"
+    " VALUES(?1, ?2, ?3, ?4, ?5)")
+IC_SQL(PIECE_READ, "SELECT bytes, sum, data FROM media_piece WHERE held = ?1 AND piece = ?2")
+IC_SQL(PIECE_DELETE, "DELETE FROM media_piece WHERE held = ?1")
+
+IC_SQL(SEGMENT_ADD, "INSERT INTO segment(tag, codec, bytes, sum) VALUES(?1, 0, ?2, ?3)")
+IC_SQL(SEGMENT_ADD_DATA, "INSERT INTO segment_data(n, data) VALUES(?1, ?2)")
+IC_SQL(SEGMENT_DELETE, "DELETE FROM segment WHERE n = ?1")
+IC_SQL(SEGMENT_DELETE_DATA, "DELETE FROM segment_data WHERE n = ?1")
+IC_SQL(SEGMENT_GET, "SELECT tag, codec, bytes, sum FROM segment WHERE n = ?1")
+IC_SQL(SEGMENT_IN, "SELECT 1 FROM checkpoint_segment WHERE segment = ?1 AND checkpoint = ?2")
+IC_SQL(SEGMENT_ORPHAN, "SELECT g.n FROM segment g"
+    " WHERE NOT EXISTS(SELECT 1 FROM checkpoint_segment l WHERE l.segment = g.n) LIMIT 64")
+IC_SQL(CHECKPOINT_ADD, "INSERT INTO checkpoint(format, payload_version, time_us, meaning, numerics,"
+    " journal_seq, live_bytes, sum, state) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")
+IC_SQL(CHECKPOINT_GET, "SELECT format, payload_version, time_us, meaning, numerics, journal_seq,"
+    " live_bytes, sum, state FROM checkpoint WHERE n = ?1")
+IC_SQL(CHECKPOINT_ADD_SEGMENT,
+    "INSERT INTO checkpoint_segment(checkpoint, position, segment) VALUES(?1, ?2, ?3)")
+IC_SQL(CHECKPOINT_SEGMENTS, "SELECT l.position, l.segment, g.tag, g.codec, g.bytes, g.sum"
+    " FROM checkpoint_segment l LEFT JOIN segment g ON g.n = l.segment"
+    " WHERE l.checkpoint = ?1 ORDER BY l.position")
+IC_SQL(CHECKPOINT_USES, "SELECT (SELECT count(*) FROM session WHERE checkpoint = ?1)"
+    " + (SELECT count(*) FROM mark WHERE checkpoint = ?1)")
+IC_SQL(CHECKPOINT_ORPHAN, "SELECT c.n FROM checkpoint c"
+    " WHERE NOT EXISTS(SELECT 1 FROM session s WHERE s.checkpoint = c.n)"
+    " AND NOT EXISTS(SELECT 1 FROM mark m WHERE m.checkpoint = c.n) LIMIT 1")
+#define IC_ONLY_OF "IN (SELECT l.segment FROM checkpoint_segment l WHERE l.checkpoint = ?1" \
+    " AND NOT EXISTS(SELECT 1 FROM checkpoint_segment o" \
+    " WHERE o.segment = l.segment AND o.checkpoint <> ?1))"
+IC_SQL(CHECKPOINT_DROP_DATA, "DELETE FROM segment_data WHERE n " IC_ONLY_OF)
+IC_SQL(CHECKPOINT_DROP_SEGMENTS, "DELETE FROM segment WHERE n " IC_ONLY_OF)
+IC_SQL(CHECKPOINT_DROP_LINKS, "DELETE FROM checkpoint_segment WHERE checkpoint = ?1")
+IC_SQL(CHECKPOINT_DROP, "DELETE FROM checkpoint WHERE n = ?1")
+IC_SQL(MARK_DELETE, "DELETE FROM mark WHERE session = ?1")
+
+#define IC_SIZE_COLUMNS \
+    "SELECT coalesce(sum((SELECT sum(length(payload)) FROM journal WHERE session = s.n)), 0)," \
+    " coalesce(sum((SELECT sum(length(payload)) FROM event WHERE session = s.n)), 0)," \
+    " coalesce(sum((SELECT sum(length(CAST(text AS BLOB)) + length(parts)) FROM turn" \
+    "   WHERE session = s.n)), 0)," \
+    " coalesce(sum((SELECT sum(p.bytes) FROM media m JOIN media_piece p ON p.held = m.held" \
+    "   WHERE m.session = s.n)), 0)," \
+    " coalesce(sum((SELECT sum(length(c.state)) FROM checkpoint c WHERE c.n = s.checkpoint)), 0)" \
+    "   + coalesce(sum((SELECT sum(g.bytes) FROM checkpoint_segment l" \
+    "   JOIN segment g ON g.n = l.segment WHERE l.checkpoint = s.checkpoint)), 0)," \
+    " coalesce(sum((SELECT sum(length(result)) FROM request WHERE session = s.n)), 0)," \
+    " count(*) FROM session s "
+IC_SQL(SIZES_SESSION, IC_SIZE_COLUMNS "WHERE s.n = ?1")
+IC_SQL(SIZES_OWNER, IC_SIZE_COLUMNS "WHERE s.owner = ?1")
+IC_SQL(SIZES_ALL, IC_SIZE_COLUMNS)
+/* clang-format on */

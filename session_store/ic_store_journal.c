@@ -1,0 +1,197 @@
+/* The two numbered logs of a session: the replay journal and the events. Both are clustered by
+ * (session, number), so that an append writes one page; a base in the session's row keeps numbers
+ * rising when every record has been trimmed. Each record's checksum covers where it stands. */
+#include "session_store/ic_store_priv.h"
+
+#include <string.h>
+
+#include <xxhash.h>
+
+/* What differs between the two. */
+struct log_kind {
+    const char *name;
+    enum ic_store_sql base, last, add, read;
+    bool keyed;
+};
+static const struct log_kind journal = {"journal record",    IC_SQL_JOURNAL_BASE,
+                                        IC_SQL_JOURNAL_LAST, IC_SQL_JOURNAL_ADD,
+                                        IC_SQL_JOURNAL_READ, true};
+static const struct log_kind events = {"event",          IC_SQL_EVENT_BASE, IC_SQL_EVENT_LAST,
+                                       IC_SQL_EVENT_ADD, IC_SQL_EVENT_READ, false};
+
+/* Over number, kind, time, key and payload. The session's row number is left out, so that a log
+ * can be copied into another session as it is. */
+static int64_t record_sum(const ic_store_record *r)
+{
+    uint8_t head[8 + 8 + 4 + IC_STORE_KEY_BYTES] = {0};
+    uint64_t number = (uint64_t)r->number, time = (uint64_t)r->time_us;
+    for (int i = 0; i < 8; i++) {
+        head[i] = (uint8_t)(number >> 8 * i);
+        head[8 + i] = (uint8_t)(time >> 8 * i);
+    }
+    for (int i = 0; i < 4; i++)
+        head[16 + i] = (uint8_t)(r->kind >> 8 * i);
+    if (r->key)
+        memcpy(head + 20, r->key, IC_STORE_KEY_BYTES);
+    uint64_t seed = XXH3_64bits_withSeed(head, sizeof head, r->key != NULL);
+    return (int64_t)XXH3_64bits_withSeed(r->bytes, r->size, seed);
+}
+
+/* The session's row number and the number of the last record trimmed from one of its logs. */
+static int find_log(ic_store *s, const struct log_kind *log, const char *id, int64_t *n,
+                    int64_t *base, ic_error *e)
+{
+    sqlite3_stmt *row = ic_store_query(s, log->base, e, "t", id);
+    int rc = ic_store_step(s, row, e);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return ic_error_set(e, IC_ENOTFOUND, "there is no session %.40s", id);
+    *n = sqlite3_column_int64(row, 0);
+    *base = sqlite3_column_int64(row, 1);
+    ic_store_done(row);
+    return IC_OK;
+}
+
+static int append(ic_store *s, const struct log_kind *log, const char *id, ic_store_record *r,
+                  int64_t *number, ic_error *e)
+{
+    int64_t n, base, last;
+    if (r->size > IC_STORE_RECORD_MAX)
+        return ic_error_set(e, IC_ELIMIT, "a %s of %zu bytes is too large: at most %d", log->name,
+                            r->size, IC_STORE_RECORD_MAX);
+    int rc = find_log(s, log, id, &n, &base, e);
+    if (!rc)
+        rc = ic_store_get_int(s, log->last, n, 0, &last, e);
+    if (rc)
+        return rc;
+    r->number = (last > base ? last : base) + 1;
+    int64_t sum = record_sum(r);
+    if (log->keyed)
+        rc = ic_store_do(s, log->add, e, "iiiiBib", n, r->number, (int64_t)r->kind, r->time_us,
+                         r->key, (size_t)IC_STORE_KEY_BYTES, sum, r->bytes, r->size);
+    else
+        rc = ic_store_do(s, log->add, e, "iiiiib", n, r->number, (int64_t)r->kind, r->time_us, sum,
+                         r->bytes, r->size);
+    if (!rc && number)
+        *number = r->number;
+    return rc;
+}
+
+static int check_record(const struct log_kind *log, const char *id, sqlite3_stmt *row,
+                        int64_t expected, ic_store_record *r, ic_error *e)
+{
+    memset(r, 0, sizeof *r);
+    r->number = sqlite3_column_int64(row, 0);
+    r->kind = (uint32_t)sqlite3_column_int64(row, 1);
+    r->time_us = sqlite3_column_int64(row, 2);
+    r->bytes = sqlite3_column_blob(row, 3);
+    r->size = (size_t)sqlite3_column_bytes(row, 3);
+    if (log->keyed && sqlite3_column_bytes(row, 5) == IC_STORE_KEY_BYTES)
+        r->key = sqlite3_column_blob(row, 5);
+    if (r->number != expected)
+        return ic_error_set(e, IC_EFORMAT, "session %s: %s %lld is missing", id, log->name,
+                            (long long)expected);
+    if (sqlite3_column_int64(row, 4) != record_sum(r))
+        return ic_error_set(e, IC_EFORMAT, "session %s: %s %lld is damaged", id, log->name,
+                            (long long)r->number);
+    return IC_OK;
+}
+
+static int read_log(ic_store *s, const struct log_kind *log, const char *id, int64_t from,
+                    ic_store_record_fn *fn, void *arg, ic_error *e)
+{
+    int64_t n, base;
+    int rc = find_log(s, log, id, &n, &base, e);
+    if (rc)
+        return rc;
+    if (from < 0 || (from > 0 && from <= base))
+        return ic_error_set(e, IC_ENOTFOUND,
+                            "session %s: %s %lld is kept no more; the first is "
+                            "%lld",
+                            id, log->name, (long long)from, (long long)base + 1);
+    ic_store_record record;
+    int64_t expected = from ? from : base + 1;
+    sqlite3_stmt *row = ic_store_query(s, log->read, e, "ii", n, expected);
+    while ((rc = ic_store_step(s, row, e)) == 1) {
+        rc = check_record(log, id, row, expected++, &record, e);
+        if (!rc)
+            rc = fn(arg, &record);
+        if (rc) {
+            ic_store_done(row);
+            return rc < 0 ? rc : IC_OK;
+        }
+    }
+    return rc;
+}
+
+int ic_store_journal_append(ic_store *s, const char *id, uint32_t kind, int64_t time_us,
+                            const uint8_t *key, const void *bytes, size_t size, int64_t *number,
+                            ic_error *e)
+{
+    ic_store_record r = {
+        .kind = kind, .time_us = time_us, .key = key, .bytes = bytes, .size = size};
+    return append(s, &journal, id, &r, number, e);
+}
+
+int ic_store_journal_read(ic_store *s, const char *id, int64_t from, ic_store_record_fn *fn,
+                          void *arg, ic_error *e)
+{
+    return read_log(s, &journal, id, from, fn, arg, e);
+}
+
+int ic_store_event_append(ic_store *s, const char *id, uint32_t kind, int64_t time_us,
+                          const void *bytes, size_t size, int64_t *number, ic_error *e)
+{
+    ic_store_record r = {.kind = kind, .time_us = time_us, .bytes = bytes, .size = size};
+    return append(s, &events, id, &r, number, e);
+}
+
+int ic_store_event_read(ic_store *s, const char *id, int64_t from, ic_store_record_fn *fn,
+                        void *arg, ic_error *e)
+{
+    return read_log(s, &events, id, from, fn, arg, e);
+}
+
+/* The number up to which events may go: old enough, and needed to get below max_bytes. */
+static int find_cut(ic_store *s, int64_t n, int64_t max_bytes, int64_t before_us, int64_t *cut,
+                    int64_t *count, ic_error *e)
+{
+    int64_t held;
+    *cut = *count = 0;
+    int rc = ic_store_get_int(s, IC_SQL_EVENT_BYTES, n, 0, &held, e);
+    if (rc || held <= max_bytes)
+        return rc;
+    sqlite3_stmt *row = ic_store_query(s, IC_SQL_EVENT_SIZES, e, "i", n);
+    while ((rc = ic_store_step(s, row, e)) == 1) {
+        if (held <= max_bytes || sqlite3_column_int64(row, 2) >= before_us) {
+            ic_store_done(row);
+            return IC_OK;
+        }
+        *cut = sqlite3_column_int64(row, 0);
+        held -= sqlite3_column_int64(row, 1);
+        ++*count;
+    }
+    return rc;
+}
+
+int ic_store_event_trim(ic_store *s, const char *id, int64_t max_bytes, int64_t before_us,
+                        int64_t *dropped, ic_error *e)
+{
+    int64_t n, base, cut = 0, count = 0;
+    int rc = find_log(s, &events, id, &n, &base, e);
+    if (!rc)
+        rc = find_cut(s, n, max_bytes, before_us, &cut, &count, e);
+    if (!rc && count > 0) {
+        rc = ic_store_begin(s, e);
+        if (rc)
+            return rc;
+        rc = ic_store_do(s, IC_SQL_EVENT_TRIM, e, "ii", n, cut);
+        if (!rc)
+            rc = ic_store_do(s, IC_SQL_EVENT_SET_BASE, e, "ii", n, cut);
+        rc = ic_store_end(s, rc, e);
+    }
+    if (!rc && dropped)
+        *dropped = count;
+    return rc;
+}
