@@ -1,0 +1,432 @@
+#include "kernels/ic_slab.h"
+
+#include <string.h>
+
+#include "base/ic_assert.h"
+#include "base/ic_mem.h"
+#include "kernels/ic_half.h"
+#include "kernels/ic_slab_priv.h"
+
+enum { WORD_BITS = 64 };
+
+static size_t align64(size_t bytes)
+{
+    return (bytes + 63) & ~(size_t)63;
+}
+
+static size_t side_bytes(const ic_slab_desc *desc, ic_dtype dtype)
+{
+    return align64((size_t)desc->layers * (size_t)desc->kv_heads * (size_t)desc->slots
+                   * (size_t)desc->head_dim * ic_dtype_size(dtype));
+}
+
+/* Lays the tables out from `base` (NULL: only measures); returns their size. */
+static size_t lay_tables(ic_slab *s, char *base)
+{
+    size_t heads = (size_t)s->heads, slots = (size_t)s->desc.slots, at = 0;
+    s->free_map = (uint64_t *)(void *)(base + at);
+    at += align64(heads * (size_t)s->words * sizeof *s->free_map);
+    s->rows = (ic_row *)(void *)(base + at);
+    at += align64(heads * slots * sizeof *s->rows);
+    s->positions = (ic_pos *)(void *)(base + at);
+    at += align64(heads * slots * sizeof *s->positions);
+    s->order = (int32_t *)(void *)(base + at);
+    at += align64(heads * slots * sizeof *s->order);
+    s->counts = (int32_t *)(void *)(base + at);
+    at += align64(heads * sizeof *s->counts);
+    s->saved = (uint8_t *)(base + at);
+    return at + align64(heads * slots);
+}
+
+static size_t table_bytes_of(const ic_slab_desc *desc)
+{
+    size_t heads = (size_t)desc->layers * (size_t)desc->kv_heads, slots = (size_t)desc->slots;
+    size_t words = (slots + WORD_BITS - 1) / WORD_BITS;
+    return align64(heads * words * sizeof(uint64_t)) + align64(heads * slots * sizeof(ic_row))
+           + align64(heads * slots * sizeof(ic_pos)) + align64(heads * slots * sizeof(int32_t))
+           + align64(heads * sizeof(int32_t)) + align64(heads * slots);
+}
+
+size_t ic_slab_bytes(const ic_slab_desc *desc)
+{
+    return side_bytes(desc, desc->k_dtype) + side_bytes(desc, desc->v_dtype) + table_bytes_of(desc);
+}
+
+static int check_desc(const ic_slab_desc *desc, ic_error *e)
+{
+    bool sane = desc->layers > 0 && desc->layers <= 4096 && desc->kv_heads > 0
+                && desc->kv_heads <= 4096 && desc->head_dim > 0 && desc->head_dim <= 4096
+                && desc->slots > 0 && desc->slots <= (1 << 24) && desc->k_dtype < IC_DTYPE_COUNT
+                && desc->v_dtype < IC_DTYPE_COUNT;
+    if (sane)
+        return 0;
+    return ic_error_set(e, IC_EINVAL,
+                        "a cache of %d layers, %d kv heads, head_dim %d and %d slots makes no "
+                        "sense",
+                        desc->layers, desc->kv_heads, desc->head_dim, desc->slots);
+}
+
+int ic_slab_new(ic_slab **out, ic_device *d, const ic_slab_desc *desc, ic_error *e)
+{
+    *out = NULL;
+    int rc = check_desc(desc, e);
+    if (rc)
+        return rc;
+    ic_slab *s = ic_alloc(sizeof *s);
+    s->device = d;
+    s->desc = *desc;
+    s->heads = desc->layers * desc->kv_heads;
+    s->words = (desc->slots + WORD_BITS - 1) / WORD_BITS;
+    s->v_offset = side_bytes(desc, desc->k_dtype);
+    s->kv_bytes = s->v_offset + side_bytes(desc, desc->v_dtype);
+    s->table_bytes = table_bytes_of(desc);
+    s->tables = ic_try_alloc_aligned(s->table_bytes);
+    s->kv = s->tables ? ic_device_alloc(d, s->kv_bytes) : NULL;
+    if (!s->kv) {
+        ic_slab_destroy(&s);
+        return ic_error_set(e, IC_ENOMEM,
+                            "no memory for a cache of %zu MiB: lower the budget or close sessions",
+                            ic_slab_bytes(desc) >> 20);
+    }
+    IC_ASSERT(lay_tables(s, s->tables) == s->table_bytes);
+    for (int head = 0; head < s->heads; head++)
+        ic_slab_clear_head(s, head);
+    *out = s;
+    return 0;
+}
+
+void ic_slab_destroy(ic_slab **s_p)
+{
+    ic_slab *s = *s_p;
+    *s_p = NULL;
+    if (!s)
+        return;
+    ic_device_free(s->device, s->kv);
+    ic_free(s->tables);
+    ic_free(s);
+}
+
+const ic_slab_desc *ic_slab_desc_of(const ic_slab *s)
+{
+    return &s->desc;
+}
+
+/* --- slots --- */
+
+void ic_slab_clear_head(ic_slab *s, int head)
+{
+    uint64_t *map = s->free_map + (int64_t)head * s->words;
+    memset(map, 0, (size_t)s->words * sizeof *map);
+    for (int slot = 0; slot < s->desc.slots; slot++)
+        map[slot / WORD_BITS] |= UINT64_C(1) << (slot % WORD_BITS);
+    memset(s->saved + (int64_t)head * s->desc.slots, IC_SLAB_UNSAVED, (size_t)s->desc.slots);
+    s->counts[head] = 0;
+}
+
+static void free_slot(ic_slab *s, int head, int slot)
+{
+    uint64_t *map = s->free_map + (int64_t)head * s->words;
+    map[slot / WORD_BITS] |= UINT64_C(1) << (slot % WORD_BITS);
+    s->saved[(int64_t)head * s->desc.slots + slot] = IC_SLAB_UNSAVED;
+}
+
+/* Takes the lowest free slot at or above *from, a bound below which none is free. */
+static int take_lowest(ic_slab *s, int head, int *word_hint)
+{
+    uint64_t *map = s->free_map + (int64_t)head * s->words;
+    int word = *word_hint;
+    while (map[word] == 0)
+        word++;
+    *word_hint = word;
+    int bit = __builtin_ctzll(map[word]);
+    map[word] &= map[word] - 1;
+    return word * WORD_BITS + bit;
+}
+
+ic_pos ic_slab_next_position(const ic_row *last, const ic_pos *last_position, const ic_row *row)
+{
+    int32_t base = 0;
+    if (last && last->kind == IC_ROW_VISION) {
+        bool same_group = row->kind == IC_ROW_VISION && row->group == last->group;
+        base = last_position->t + (same_group ? 0 : last->advance);
+    } else if (last) {
+        base = last_position->t + 1;
+    }
+    if (row->kind != IC_ROW_VISION)
+        return (ic_pos){base, base, base};
+    return (ic_pos){base, base + row->h, base + row->w};
+}
+
+static void note_position(ic_slab *s, ic_pos p)
+{
+    int32_t end = (p.h > p.w ? p.h : p.w) + 1; /* neither is below t */
+    s->position_end = end > s->position_end ? end : s->position_end;
+}
+
+void ic_slab_place(ic_slab *s, int head)
+{
+    const int32_t *order = ic_slab_order_of(s, head);
+    const ic_row *rows = ic_slab_rows_of(s, head), *last = NULL;
+    ic_pos *positions = ic_slab_positions_of(s, head), *last_position = NULL;
+    for (int i = 0; i < s->counts[head]; i++) {
+        const ic_row *row = &rows[order[i]];
+        positions[i] = ic_slab_next_position(last, last_position, row);
+        note_position(s, positions[i]);
+        last = row;
+        last_position = &positions[i];
+    }
+}
+
+static void append_to_head(ic_slab *s, int head, const ic_row *new_rows, int count)
+{
+    int32_t *order = s->order + (int64_t)head * s->desc.slots;
+    ic_pos *positions = ic_slab_positions_of(s, head);
+    ic_row *rows = ic_slab_rows_of(s, head);
+    int at = s->counts[head], hint = 0;
+    for (int i = 0; i < count; i++, at++) {
+        int slot = take_lowest(s, head, &hint);
+        const ic_row *last = at ? &rows[order[at - 1]] : NULL;
+        ic_pos position = ic_slab_next_position(last, at ? &positions[at - 1] : NULL, &new_rows[i]);
+        note_position(s, position);
+        order[at] = slot;
+        positions[at] = position;
+        rows[slot] = new_rows[i];
+        s->saved[(int64_t)head * s->desc.slots + slot] = IC_SLAB_UNSAVED;
+    }
+    s->counts[head] = at;
+}
+
+int ic_slab_append(ic_slab *s, const ic_row *rows, int count, ic_error *e)
+{
+    IC_ASSERT(count >= 0 && !s->loading);
+    if (count > ic_slab_free(s))
+        return ic_error_set(e, IC_ELIMIT,
+                            "the cache is full: %d of %d rows are in use and %d more are wanted; "
+                            "raise the budget or choose a policy that evicts",
+                            ic_slab_used(s), s->desc.slots, count);
+    for (int head = 0; head < s->heads; head++)
+        append_to_head(s, head, rows, count);
+    return 0;
+}
+
+void ic_slab_drop_last(ic_slab *s, int count)
+{
+    for (int head = 0; head < s->heads; head++) {
+        IC_ASSERT(count >= 0 && count <= s->counts[head]);
+        const int32_t *order = ic_slab_order_of(s, head);
+        for (int i = 0; i < count; i++)
+            free_slot(s, head, order[--s->counts[head]]);
+    }
+}
+
+/* --- what is where --- */
+
+int ic_slab_used(const ic_slab *s)
+{
+    int used = 0;
+    for (int head = 0; head < s->heads; head++)
+        used = s->counts[head] > used ? s->counts[head] : used;
+    return used;
+}
+
+int ic_slab_free(const ic_slab *s)
+{
+    return s->desc.slots - ic_slab_used(s);
+}
+
+int ic_slab_count(const ic_slab *s, int layer, int kv_head)
+{
+    IC_ASSERT(layer >= 0 && layer < s->desc.layers && kv_head >= 0 && kv_head < s->desc.kv_heads);
+    return s->counts[ic_slab_head(s, layer, kv_head)];
+}
+
+void ic_slab_rows(const ic_slab *s, int layer, int kv_head, ic_row *rows, int32_t *slots,
+                  ic_pos *positions)
+{
+    int count = ic_slab_count(s, layer, kv_head), head = ic_slab_head(s, layer, kv_head);
+    const int32_t *order = ic_slab_order_of(s, head);
+    if (slots)
+        memcpy(slots, order, (size_t)count * sizeof *slots);
+    if (positions)
+        memcpy(positions, ic_slab_positions_of(s, head), (size_t)count * sizeof *positions);
+    for (int i = 0; rows && i < count; i++)
+        rows[i] = ic_slab_rows_of(s, head)[order[i]];
+}
+
+static void read_side(const ic_slab *s, const char *at, ic_dtype dtype, float *out)
+{
+    size_t dim = (size_t)s->desc.head_dim;
+    char *raw = ic_alloc(dim * 4);
+    int rc = ic_device_download(s->device, raw, at, dim * ic_dtype_size(dtype));
+    for (size_t i = 0; i < dim; i++)
+        out[i] = rc ? 0.0f : ic_dtype_get(dtype, raw, (int64_t)i);
+    ic_free(raw);
+}
+
+void ic_slab_read(const ic_slab *s, int layer, int kv_head, int slot, float *k, float *v)
+{
+    IC_ASSERT(slot >= 0 && slot < s->desc.slots && kv_head >= 0 && kv_head < s->desc.kv_heads);
+    int head = ic_slab_head(s, layer, kv_head);
+    read_side(s, ic_slab_k_at(s, head, slot), s->desc.k_dtype, k);
+    read_side(s, ic_slab_v_at(s, head, slot), s->desc.v_dtype, v);
+}
+
+/* --- eviction --- */
+
+/* A vision group as one head sees it while a plan is carried out. */
+typedef struct seen_group {
+    uint32_t id;
+    int patches; /* vision rows present */
+    int markers; /* unpinned marker rows present */
+    bool alive;  /* some patch stays; its markers stay, then */
+} seen_group;
+
+/* Scratch of one eviction, for one head at a time. */
+typedef struct eviction {
+    const ic_slab *slab;
+    const ic_plan *plan;
+    int head, count, kept;
+    bool *keep;         /* [count] by place */
+    int32_t *group_of;  /* [count]: index into groups, or -1 */
+    seen_group *groups; /* [group_count] */
+    int group_count;
+} eviction;
+
+static const ic_row *row_at(const eviction *v, int place)
+{
+    return &ic_slab_rows_of(v->slab, v->head)[ic_slab_order_of(v->slab, v->head)[place]];
+}
+
+static int find_group(eviction *v, uint32_t id)
+{
+    /* Rows of a group stand close together: the search almost always ends at once. */
+    for (int i = v->group_count - 1; i >= 0; i--)
+        if (v->groups[i].id == id)
+            return i;
+    v->groups[v->group_count] = (seen_group){.id = id};
+    return v->group_count++;
+}
+
+static void see_groups(eviction *v)
+{
+    v->group_count = 0;
+    for (int i = 0; i < v->count; i++) {
+        const ic_row *row = row_at(v, i);
+        v->keep[i] = false;
+        v->group_of[i] = row->group ? find_group(v, row->group) : -1;
+        if (!row->group)
+            continue;
+        seen_group *group = &v->groups[v->group_of[i]];
+        group->patches += row->kind == IC_ROW_VISION;
+        group->markers += row->kind == IC_ROW_MARKER && !row->pinned;
+    }
+}
+
+/* A marker whose patches have come stays and leaves with them, whatever its own age. */
+static bool is_bound(const eviction *v, int place)
+{
+    const ic_row *row = row_at(v, place);
+    return row->kind == IC_ROW_MARKER && !row->pinned && row->group
+           && v->groups[v->group_of[place]].patches > 0;
+}
+
+/* Rows by which keeping this row raises the count: the first patch of a group brings its markers.
+ */
+static int cost_of(const eviction *v, int place)
+{
+    const ic_row *row = row_at(v, place);
+    if (row->kind != IC_ROW_VISION || !row->group)
+        return 1;
+    const seen_group *group = &v->groups[v->group_of[place]];
+    return group->alive ? 1 : 1 + group->markers;
+}
+
+static void keep_row(eviction *v, int place)
+{
+    v->kept += cost_of(v, place);
+    v->keep[place] = true;
+    const ic_row *row = row_at(v, place);
+    if (row->kind == IC_ROW_VISION && row->group)
+        v->groups[v->group_of[place]].alive = true;
+}
+
+static bool is_open(const eviction *v, int place)
+{
+    return !v->keep[place] && !is_bound(v, place);
+}
+
+static void choose(eviction *v)
+{
+    v->kept = 0;
+    see_groups(v);
+    for (int i = 0; i < v->count; i++)
+        if (row_at(v, i)->pinned)
+            keep_row(v, i);
+    int sinks = v->plan->sinks;
+    for (int i = 0; i < v->count && sinks > 0; i++) {
+        if (!is_open(v, i))
+            continue;
+        if (v->kept + cost_of(v, i) > v->plan->budget)
+            break;
+        keep_row(v, i);
+        sinks--;
+    }
+    for (int i = v->count - 1; i >= 0; i--) {
+        if (!is_open(v, i))
+            continue;
+        if (v->kept + cost_of(v, i) > v->plan->budget)
+            break;
+        keep_row(v, i);
+    }
+    for (int i = 0; i < v->count; i++)
+        if (is_bound(v, i))
+            v->keep[i] = v->groups[v->group_of[i]].alive;
+}
+
+/* Frees what was not chosen; returns the number of rows that left. */
+static int carry_out(ic_slab *s, const eviction *v)
+{
+    int32_t *order = s->order + (int64_t)v->head * s->desc.slots;
+    int stay = 0;
+    for (int i = 0; i < v->count; i++) {
+        int slot = order[i];
+        if (v->keep[i])
+            order[stay++] = slot;
+        else
+            free_slot(s, v->head, slot);
+    }
+    s->counts[v->head] = stay;
+    if (stay < v->count)
+        ic_slab_place(s, v->head);
+    return v->count - stay;
+}
+
+int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
+{
+    IC_ASSERT(plan->budget >= 0 && plan->sinks >= 0 && !s->loading);
+    size_t room = (size_t)s->desc.slots;
+    eviction v = {.slab = s, .plan = plan};
+    ic_evicted sum = {0};
+    v.keep = ic_try_calloc(room, sizeof *v.keep);
+    v.group_of = ic_try_calloc(room, sizeof *v.group_of);
+    v.groups = ic_try_calloc(room, sizeof *v.groups);
+    int rc = v.keep && v.group_of && v.groups ? 0 : IC_ENOMEM;
+    for (int head = 0; rc == 0 && head < s->heads; head++) {
+        v.head = head;
+        v.count = s->counts[head];
+        if (v.count <= plan->budget)
+            continue;
+        choose(&v);
+        int lost = carry_out(s, &v);
+        sum.rows += lost;
+        sum.rows_max = lost > sum.rows_max ? lost : sum.rows_max;
+        for (int g = 0; head == 0 && g < v.group_count; g++)
+            sum.groups += v.groups[g].patches > 0 && !v.groups[g].alive;
+    }
+    ic_free(v.keep);
+    ic_free(v.group_of);
+    ic_free(v.groups);
+    if (evicted)
+        *evicted = sum;
+    return rc;
+}

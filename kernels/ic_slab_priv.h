@@ -1,0 +1,69 @@
+/* ic_slab_priv: the insides of a slab, for backends and for the checkpoint code. */
+#ifndef IC_SLAB_PRIV_H
+#define IC_SLAB_PRIV_H
+
+#include "kernels/ic_slab.h"
+
+/* What the store knows of a row's K and V. */
+enum { IC_SLAB_UNSAVED, IC_SLAB_GIVEN, IC_SLAB_SAVED };
+
+struct ic_slab {
+    ic_device *device; /* borrowed */
+    ic_slab_desc desc;
+    int heads; /* layers * kv_heads: every table below has one line per (layer, kv_head) */
+    int words; /* 64-bit words of a free map */
+    char *kv;  /* device: K [heads, slots, head_dim], then V; V begins at v_offset */
+    size_t v_offset, kv_bytes;
+    /* Host tables, one allocation: */
+    char *tables;
+    size_t table_bytes;
+    uint64_t *free_map;   /* [heads, words]: bit set: slot is free */
+    ic_row *rows;         /* [heads, slots] by slot */
+    ic_pos *positions;    /* [heads, slots] by place in the order */
+    int32_t *order;       /* [heads, slots]: the slot at each place, oldest first */
+    int32_t *counts;      /* [heads] */
+    uint8_t *saved;       /* [heads, slots] by slot: IC_SLAB_UNSAVED ... */
+    int32_t position_end; /* above every position any head has had: how far angles are needed */
+    bool loading;         /* between load_tables and load_finish */
+};
+
+static inline int ic_slab_head(const ic_slab *s, int layer, int kv_head)
+{
+    return layer * s->desc.kv_heads + kv_head;
+}
+
+static inline char *ic_slab_k_at(const ic_slab *s, int head, int slot)
+{
+    int64_t row = (int64_t)head * s->desc.slots + slot;
+    return s->kv + row * s->desc.head_dim * (int64_t)ic_dtype_size(s->desc.k_dtype);
+}
+
+static inline char *ic_slab_v_at(const ic_slab *s, int head, int slot)
+{
+    int64_t row = (int64_t)head * s->desc.slots + slot;
+    return s->kv + s->v_offset + row * s->desc.head_dim * (int64_t)ic_dtype_size(s->desc.v_dtype);
+}
+
+static inline const int32_t *ic_slab_order_of(const ic_slab *s, int head)
+{
+    return s->order + (int64_t)head * s->desc.slots;
+}
+
+static inline ic_pos *ic_slab_positions_of(const ic_slab *s, int head)
+{
+    return s->positions + (int64_t)head * s->desc.slots;
+}
+
+static inline ic_row *ic_slab_rows_of(const ic_slab *s, int head)
+{
+    return s->rows + (int64_t)head * s->desc.slots;
+}
+
+/* The position that `row` takes behind `last` (NULL: an empty head). */
+ic_pos ic_slab_next_position(const ic_row *last, const ic_pos *last_position, const ic_row *row);
+/* Recomputes all positions of a head from its rows. */
+void ic_slab_place(ic_slab *s, int head);
+/* Empties a head. */
+void ic_slab_clear_head(ic_slab *s, int head);
+
+#endif

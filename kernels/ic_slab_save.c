@@ -1,0 +1,377 @@
+/* Checkpoints of a slab: tables whole, rows in pieces. Both end with a checksum over all bytes
+ * before it; docs/store-format.md has the fields. Little-endian.
+ *
+ * tables: "ICST" version | shape | per head: u8 same_as_previous_head, else u32 count and count
+ * rows of 5 u32: slot, ordinal, group, h | w << 16, advance | kind << 16 | pinned << 24 rows:
+ * "ICSR" version | shape | runs until the checksum: u32 head, first slot, count; count u32
+ * ordinals; K rows; V rows shape:  u32 layers, kv_heads, head_dim, slots, k_dtype, v_dtype
+ *
+ * A row in a piece counts only if the tables have that ordinal in that slot: what has been evicted
+ * since is passed over, and a later piece's copy replaces an earlier one's. */
+#include <string.h>
+
+#include "base/ic_assert.h"
+#include "base/ic_mem.h"
+#include "kernels/ic_slab_priv.h"
+
+enum {
+    MAGIC_TABLES = 0x54534349,
+    MAGIC_ROWS = 0x52534349,
+    FORMAT_VERSION = 1,
+    HEADER_BYTES = 8 * 4,
+    CHECKSUM_BYTES = 8,
+    RUN_BYTES = 3 * 4
+};
+
+/* FNV-1a over 8-byte words with a final mix: finds damage, is no defence against an author. */
+static uint64_t checksum(const uint8_t *data, size_t size)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325), word;
+    for (; size >= 8; data += 8, size -= 8) {
+        memcpy(&word, data, 8);
+        hash = (hash ^ word) * UINT64_C(0x100000001b3);
+        hash ^= hash >> 29;
+    }
+    for (; size > 0; data++, size--)
+        hash = (hash ^ *data) * UINT64_C(0x100000001b3);
+    return hash ^ (hash >> 32);
+}
+
+static void put_header(const ic_slab *s, uint32_t magic, ic_buf *out)
+{
+    const ic_slab_desc *desc = &s->desc;
+    const uint32_t fields[] = {magic,
+                               FORMAT_VERSION,
+                               (uint32_t)desc->layers,
+                               (uint32_t)desc->kv_heads,
+                               (uint32_t)desc->head_dim,
+                               (uint32_t)desc->slots,
+                               (uint32_t)desc->k_dtype,
+                               (uint32_t)desc->v_dtype};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        ic_buf_u32(out, fields[i]);
+}
+
+static int check_header(const ic_slab *s, uint32_t magic, ic_cursor *in, ic_error *e)
+{
+    uint32_t got[8];
+    for (int i = 0; i < 8; i++)
+        got[i] = ic_cursor_u32(in);
+    if (in->status || got[0] != magic)
+        return ic_error_set(e, IC_EFORMAT, "these bytes are no part of a cache checkpoint");
+    if (got[1] != FORMAT_VERSION)
+        return ic_error_set(e, IC_EVERSION,
+                            "cache checkpoint of format %u; this build reads format %d", got[1],
+                            FORMAT_VERSION);
+    const ic_slab_desc *d = &s->desc;
+    if (got[2] != (uint32_t)d->layers || got[3] != (uint32_t)d->kv_heads
+        || got[4] != (uint32_t)d->head_dim || got[5] != (uint32_t)d->slots
+        || got[6] != (uint32_t)d->k_dtype || got[7] != (uint32_t)d->v_dtype)
+        return ic_error_set(e, IC_EMISMATCH,
+                            "the checkpoint's cache is %u x %u x %u x %u, dtypes %u and %u; this "
+                            "one is %d x %d x %d x %d, dtypes %d and %d",
+                            got[2], got[3], got[5], got[4], got[6], got[7], d->layers, d->kv_heads,
+                            d->slots, d->head_dim, d->k_dtype, d->v_dtype);
+    return 0;
+}
+
+static size_t row_bytes(const ic_slab *s)
+{
+    return (size_t)s->desc.head_dim
+           * (ic_dtype_size(s->desc.k_dtype) + ic_dtype_size(s->desc.v_dtype));
+}
+
+static bool is_live(const ic_slab *s, int head, int slot)
+{
+    const uint64_t *map = s->free_map + (int64_t)head * s->words;
+    return (map[slot / 64] >> (slot % 64) & 1) == 0;
+}
+
+/* --- tables --- */
+
+static bool same_as_previous(const ic_slab *s, int head)
+{
+    if (head == 0 || s->counts[head] != s->counts[head - 1])
+        return false;
+    const int32_t *order = ic_slab_order_of(s, head), *before = ic_slab_order_of(s, head - 1);
+    const ic_row *rows = ic_slab_rows_of(s, head), *rows_before = ic_slab_rows_of(s, head - 1);
+    for (int i = 0; i < s->counts[head]; i++)
+        if (order[i] != before[i]
+            || memcmp(&rows[order[i]], &rows_before[order[i]], sizeof(ic_row)) != 0)
+            return false;
+    return true;
+}
+
+static void put_row(const ic_row *row, int slot, ic_buf *out)
+{
+    ic_buf_u32(out, (uint32_t)slot);
+    ic_buf_u32(out, row->ordinal);
+    ic_buf_u32(out, row->group);
+    ic_buf_u32(out, row->h | (uint32_t)row->w << 16);
+    ic_buf_u32(out, row->advance | (uint32_t)row->kind << 16 | (uint32_t)row->pinned << 24);
+}
+
+int ic_slab_save_tables(const ic_slab *s, ic_buf *out)
+{
+    size_t start = out->size;
+    put_header(s, MAGIC_TABLES, out);
+    for (int head = 0; head < s->heads; head++) {
+        bool same = same_as_previous(s, head);
+        ic_buf_u8(out, same);
+        if (same)
+            continue;
+        ic_buf_u32(out, (uint32_t)s->counts[head]);
+        for (int i = 0; i < s->counts[head]; i++) {
+            int slot = ic_slab_order_of(s, head)[i];
+            put_row(&ic_slab_rows_of(s, head)[slot], slot, out);
+        }
+    }
+    if (out->status)
+        return out->status;
+    return ic_buf_u64(out, checksum(out->data + start, out->size - start));
+}
+
+static int bad_tables(ic_error *e, int head, const char *what)
+{
+    return ic_error_set(e, IC_EFORMAT, "slot table of head %d in the checkpoint: %s", head, what);
+}
+
+static int take_row(ic_slab *s, int head, ic_cursor *in, ic_error *e)
+{
+    uint32_t slot = ic_cursor_u32(in);
+    ic_row row = {.ordinal = ic_cursor_u32(in)};
+    row.group = ic_cursor_u32(in);
+    uint32_t place = ic_cursor_u32(in), rest = ic_cursor_u32(in);
+    row.h = (uint16_t)place;
+    row.w = (uint16_t)(place >> 16);
+    row.advance = (uint16_t)rest;
+    row.kind = (uint8_t)(rest >> 16);
+    row.pinned = (uint8_t)(rest >> 24);
+    if (in->status)
+        return bad_tables(e, head, "cut off");
+    if (slot >= (uint32_t)s->desc.slots
+        || !(s->free_map[(int64_t)head * s->words + slot / 64] >> (slot % 64) & 1))
+        return bad_tables(e, head, "a slot is out of range or taken twice");
+    if (row.kind > IC_ROW_MARKER || row.pinned > 1)
+        return bad_tables(e, head, "an unknown kind of row");
+    int at = s->counts[head];
+    int32_t *order = s->order + (int64_t)head * s->desc.slots;
+    if (at > 0 && ic_slab_rows_of(s, head)[order[at - 1]].ordinal >= row.ordinal)
+        return bad_tables(e, head, "rows are not in the order of their ordinals");
+    s->free_map[(int64_t)head * s->words + slot / 64] &= ~(UINT64_C(1) << (slot % 64));
+    ic_slab_rows_of(s, head)[slot] = row;
+    order[at] = (int32_t)slot;
+    s->counts[head] = at + 1;
+    return 0;
+}
+
+static void copy_head(ic_slab *s, int from, int to)
+{
+    size_t slots = (size_t)s->desc.slots, words = (size_t)s->words;
+    memcpy(s->free_map + (size_t)to * words, s->free_map + (size_t)from * words,
+           words * sizeof *s->free_map);
+    memcpy(ic_slab_rows_of(s, to), ic_slab_rows_of(s, from), slots * sizeof(ic_row));
+    memcpy(s->order + (size_t)to * slots, s->order + (size_t)from * slots,
+           slots * sizeof *s->order);
+    s->counts[to] = s->counts[from];
+}
+
+static int load_heads(ic_slab *s, ic_cursor *in, ic_error *e)
+{
+    for (int head = 0; head < s->heads; head++) {
+        ic_slab_clear_head(s, head);
+        uint8_t same = ic_cursor_u8(in);
+        if (in->status || same > 1 || (same && head == 0))
+            return bad_tables(e, head, "garbled");
+        if (same) {
+            copy_head(s, head - 1, head);
+        } else {
+            uint32_t count = ic_cursor_u32(in);
+            if (in->status || count > (uint32_t)s->desc.slots)
+                return bad_tables(e, head, "more rows than slots");
+            for (uint32_t i = 0; i < count; i++) {
+                int rc = take_row(s, head, in, e);
+                if (rc)
+                    return rc;
+            }
+        }
+        ic_slab_place(s, head);
+    }
+    return 0;
+}
+
+int ic_slab_load_tables(ic_slab *s, ic_cursor *in, ic_error *e)
+{
+    size_t start = in->at;
+    int rc = check_header(s, MAGIC_TABLES, in, e);
+    if (rc)
+        return rc;
+    rc = load_heads(s, in, e);
+    if (rc == 0) {
+        uint64_t want = checksum(in->data + start, in->at - start);
+        if (ic_cursor_u64(in) != want || in->status)
+            rc = ic_error_set(e, IC_EFORMAT, "slot tables of the checkpoint: wrong checksum");
+    }
+    for (int head = 0; rc && head < s->heads; head++)
+        ic_slab_clear_head(s, head);
+    s->loading = rc == 0;
+    return rc;
+}
+
+/* --- rows --- */
+
+/* Live rows wanted from `slot` on without a gap, at most `most`; 0: none at this slot. */
+static int run_length(const ic_slab *s, int head, int slot, bool all, int most)
+{
+    const uint8_t *saved = s->saved + (int64_t)head * s->desc.slots;
+    int length = 0;
+    while (length < most && slot + length < s->desc.slots && is_live(s, head, slot + length)
+           && (all || saved[slot + length] != IC_SLAB_SAVED))
+        length++;
+    return length;
+}
+
+static int put_side(const ic_slab *s, const char *from, size_t bytes, ic_buf *out)
+{
+    if (ic_buf_reserve(out, bytes))
+        return out->status;
+    int rc = ic_device_download(s->device, out->data + out->size, from, bytes);
+    if (rc == 0)
+        out->size += bytes;
+    return rc;
+}
+
+static int put_run(const ic_slab *s, int head, int slot, int count, ic_buf *out)
+{
+    ic_buf_u32(out, (uint32_t)head);
+    ic_buf_u32(out, (uint32_t)slot);
+    ic_buf_u32(out, (uint32_t)count);
+    for (int i = 0; i < count; i++)
+        ic_buf_u32(out, ic_slab_rows_of(s, head)[slot + i].ordinal);
+    size_t elements = (size_t)count * (size_t)s->desc.head_dim;
+    int rc =
+        put_side(s, ic_slab_k_at(s, head, slot), elements * ic_dtype_size(s->desc.k_dtype), out);
+    if (rc == 0)
+        rc = put_side(s, ic_slab_v_at(s, head, slot), elements * ic_dtype_size(s->desc.v_dtype),
+                      out);
+    memset(s->saved + (int64_t)head * s->desc.slots + slot, IC_SLAB_GIVEN, (size_t)count);
+    return rc ? rc : out->status;
+}
+
+int ic_slab_save_rows(const ic_slab *s, bool all, uint64_t *cursor, size_t max_bytes, ic_buf *out,
+                      bool *more)
+{
+    uint64_t slots = (uint64_t)s->desc.slots, end = (uint64_t)s->heads * slots;
+    size_t start = out->size, each = row_bytes(s) + 4;
+    int rc = 0;
+    put_header(s, MAGIC_ROWS, out);
+    while (rc == 0 && out->status == 0 && *cursor < end) {
+        int head = (int)(*cursor / slots), slot = (int)(*cursor % slots);
+        size_t size = out->size - start, room = max_bytes > size ? max_bytes - size : 0;
+        bool first = size == HEADER_BYTES;
+        if (run_length(s, head, slot, all, 1) == 0) {
+            ++*cursor;
+            continue;
+        }
+        size_t most = room > RUN_BYTES ? (room - RUN_BYTES) / each : 0;
+        if (most == 0 && !first)
+            break;
+        most = most == 0 ? 1 : most > slots ? slots : most;
+        int count = run_length(s, head, slot, all, (int)most);
+        rc = put_run(s, head, slot, count, out);
+        *cursor += (uint64_t)count;
+    }
+    *more = *cursor < end;
+    if (rc || out->status)
+        return rc ? rc : out->status;
+    return ic_buf_u64(out, checksum(out->data + start, out->size - start));
+}
+
+void ic_slab_mark_saved(ic_slab *s)
+{
+    size_t total = (size_t)s->heads * (size_t)s->desc.slots;
+    for (size_t i = 0; i < total; i++)
+        if (s->saved[i] == IC_SLAB_GIVEN)
+            s->saved[i] = IC_SLAB_SAVED;
+}
+
+uint64_t ic_slab_row_bytes_live(const ic_slab *s)
+{
+    uint64_t rows = 0;
+    for (int head = 0; head < s->heads; head++)
+        rows += (uint64_t)s->counts[head];
+    return rows * row_bytes(s);
+}
+
+/* Copies the rows of a run that the tables still want. */
+static int take_run(ic_slab *s, ic_cursor *in, ic_error *e)
+{
+    uint32_t head = ic_cursor_u32(in), first = ic_cursor_u32(in), count = ic_cursor_u32(in);
+    uint32_t slots = (uint32_t)s->desc.slots;
+    if (in->status || head >= (uint32_t)s->heads || first >= slots || count == 0
+        || count > slots - first)
+        return ic_error_set(e, IC_EFORMAT, "cache rows of the checkpoint: a run out of range");
+    size_t k_bytes = (size_t)s->desc.head_dim * ic_dtype_size(s->desc.k_dtype);
+    size_t v_bytes = (size_t)s->desc.head_dim * ic_dtype_size(s->desc.v_dtype);
+    ic_cursor ordinals = *in;
+    ic_cursor_bytes(in, (size_t)count * 4);
+    const uint8_t *k = ic_cursor_bytes(in, count * k_bytes);
+    const uint8_t *v = ic_cursor_bytes(in, count * v_bytes);
+    if (in->status)
+        return ic_error_set(e, IC_EFORMAT, "cache rows of the checkpoint: cut off");
+    for (uint32_t i = 0; i < count; i++) {
+        int slot = (int)(first + i);
+        uint32_t ordinal = ic_cursor_u32(&ordinals);
+        if (!is_live(s, (int)head, slot) || ic_slab_rows_of(s, (int)head)[slot].ordinal != ordinal)
+            continue;
+        int rc =
+            ic_device_upload(s->device, ic_slab_k_at(s, (int)head, slot), k + i * k_bytes, k_bytes);
+        if (rc == 0)
+            rc = ic_device_upload(s->device, ic_slab_v_at(s, (int)head, slot), v + i * v_bytes,
+                                  v_bytes);
+        if (rc)
+            return ic_error_set(e, rc, "the device refused the rows of a checkpoint");
+        s->saved[(int64_t)head * slots + (uint32_t)slot] = IC_SLAB_GIVEN;
+    }
+    return 0;
+}
+
+int ic_slab_load_rows(ic_slab *s, const void *piece, size_t bytes, ic_error *e)
+{
+    if (!s->loading)
+        return ic_error_set(e, IC_EINVAL, "cache rows before the tables of their checkpoint");
+    if (bytes < HEADER_BYTES + CHECKSUM_BYTES)
+        return ic_error_set(e, IC_EFORMAT, "cache rows of the checkpoint: cut off");
+    ic_cursor in, tail;
+    ic_cursor_init(&in, piece, bytes - CHECKSUM_BYTES);
+    int rc = check_header(s, MAGIC_ROWS, &in, e);
+    if (rc)
+        return rc;
+    ic_cursor_init(&tail, (const uint8_t *)piece + bytes - CHECKSUM_BYTES, CHECKSUM_BYTES);
+    if (ic_cursor_u64(&tail) != checksum(piece, bytes - CHECKSUM_BYTES))
+        return ic_error_set(e, IC_EFORMAT, "cache rows of the checkpoint: wrong checksum");
+    while (rc == 0 && ic_cursor_left(&in) > 0)
+        rc = take_run(s, &in, e);
+    return rc;
+}
+
+int ic_slab_load_finish(ic_slab *s, ic_error *e)
+{
+    if (!s->loading)
+        return ic_error_set(e, IC_EINVAL, "no checkpoint is being loaded into this cache");
+    int64_t missing = 0;
+    for (int head = 0; head < s->heads; head++)
+        for (int slot = 0; slot < s->desc.slots; slot++)
+            missing += is_live(s, head, slot)
+                       && s->saved[(int64_t)head * s->desc.slots + slot] != IC_SLAB_GIVEN;
+    s->loading = false;
+    if (missing) {
+        for (int head = 0; head < s->heads; head++)
+            ic_slab_clear_head(s, head);
+        return ic_error_set(e, IC_EFORMAT,
+                            "the checkpoint lacks K and V of %lld rows that its tables name",
+                            (long long)missing);
+    }
+    ic_slab_mark_saved(s);
+    return 0;
+}
