@@ -1,0 +1,421 @@
+/* Attention: blocks of keys under an online softmax (Milakov & Gimelshein 2018; Dao et al. 2022),
+ * the same loop for a prefill slice, a decode row and the patches of a frame.
+ *
+ * A tile is some query rows times the heads that share a kv head. It walks over blocks of 64 keys
+ * that are aligned to the order of the cache, so that what a row adds up, and in which order,
+ * depends on its place alone: not on the slice it came in, nor on its neighbours in the tile. Keys
+ * are rotated when their block is loaded, once for all rows and heads of the tile. */
+#include <math.h>
+#include <string.h>
+
+#include "base/ic_assert.h"
+#include "base/ic_mem.h"
+#include "kernels/cpu/ic_cpu.h"
+#include "kernels/ic_slab_priv.h"
+
+enum {
+    BLOCK_KEYS = 64,
+    TILE_ROWS = 128, /* queries times heads: enough that loading a block costs little beside it */
+    ANGLES_MIN = 1024
+};
+
+/* --- angles --- */
+
+static bool same_rope(const ic_cpu_angles *a, const ic_rope *rope)
+{
+    size_t half = (size_t)rope->half;
+    return a->positions > 0 && a->half == rope->half && a->scale == rope->scale
+           && memcmp(a->inv_freq, rope->inv_freq, half * sizeof(float)) == 0
+           && memcmp(a->axis, rope->axis, half) == 0;
+}
+
+static void forget_angles(ic_cpu_angles *a)
+{
+    ic_free(a->inv_freq);
+    ic_free(a->axis);
+    ic_free(a->cosine);
+    ic_free(a->sine);
+    *a = (ic_cpu_angles){0};
+}
+
+static void adopt_rope(ic_cpu_angles *a, const ic_rope *rope)
+{
+    forget_angles(a);
+    size_t half = (size_t)rope->half;
+    a->half = rope->half;
+    a->scale = rope->scale;
+    a->inv_freq = memcpy(ic_alloc(half * sizeof(float)), rope->inv_freq, half * sizeof(float));
+    a->axis = memcpy(ic_alloc(half), rope->axis, half);
+    a->one_axis = true;
+    for (size_t i = 0; i < half; i++) {
+        IC_ASSERT(rope->axis[i] < 3);
+        a->one_axis = a->one_axis && rope->axis[i] == 0;
+    }
+}
+
+static void angle_rows(void *arg, int64_t first, int64_t end)
+{
+    ic_cpu_angles *a = arg;
+    for (int64_t p = first; p < end; p++)
+        for (int i = 0; i < a->half; i++) {
+            float angle = (float)p * a->inv_freq[i];
+            a->cosine[p * a->half + i] = cosf(angle) * a->scale;
+            a->sine[p * a->half + i] = sinf(angle) * a->scale;
+        }
+}
+
+/* Sees to it that the table covers positions below `end`. */
+static int reach(ic_cpu_device *d, const ic_rope *rope, int32_t end)
+{
+    ic_cpu_angles *a = &d->angles;
+    if (!same_rope(a, rope))
+        adopt_rope(a, rope);
+    if (end <= a->positions)
+        return 0;
+    int64_t positions = a->positions ? a->positions : ANGLES_MIN;
+    while (positions < end)
+        positions *= 2;
+    size_t bytes = (size_t)positions * (size_t)a->half * sizeof(float);
+    ic_free(a->cosine);
+    ic_free(a->sine);
+    a->positions = 0;
+    a->cosine = ic_try_alloc(bytes);
+    a->sine = ic_try_alloc(bytes);
+    if (!a->cosine || !a->sine)
+        return IC_ENOMEM;
+    ic_cpu_for_rows(d, angle_rows, a, positions, 256);
+    a->positions = (int)positions;
+    return 0;
+}
+
+/* Cosines and sines at a position: borrowed from the table, or put together in `room` [2, half]. */
+static void angles_at(const ic_cpu_device *d, ic_pos p, float *room, const float **cosine,
+                      const float **sine)
+{
+    const ic_cpu_angles *a = &d->angles;
+    int64_t half = a->half, t = p.t * half, h = p.h * half, w = p.w * half;
+    *cosine = a->cosine + t;
+    *sine = a->sine + t;
+    if (a->one_axis || (p.t == p.h && p.t == p.w))
+        return;
+    d->vec->pick(a->cosine + t, a->cosine + h, a->cosine + w, a->axis, room, a->half);
+    d->vec->pick(a->sine + t, a->sine + h, a->sine + w, a->axis, room + half, a->half);
+    *cosine = room;
+    *sine = room + half;
+}
+
+/* --- tiles --- */
+
+/* One worker's room for a tile; all pointers lie in its scratch. */
+typedef struct tile {
+    const ic_cpu_vec *vec;
+    int rows, dim, wide; /* wide: dim rounded up to lanes */
+    float *q;            /* [rows, dim], rotated and scaled */
+    float *o;            /* [rows, wide] */
+    float *s;            /* [rows, BLOCK_KEYS] */
+    float *max, *sum;    /* [rows] */
+    float *k;            /* [BLOCK_KEYS, dim] */
+    float *kt;           /* [dim, BLOCK_KEYS] */
+    float *v;            /* [BLOCK_KEYS, wide] */
+    float *angles;       /* [dim] */
+} tile;
+
+static size_t tile_bytes(int rows, int dim)
+{
+    size_t wide = (size_t)ic_cpu_round_up(dim, IC_CPU_LANES), d = wide, r = (size_t)rows;
+    r = (size_t)ic_cpu_round_up((int64_t)r, IC_CPU_LANES); /* keeps every part aligned */
+    return sizeof(float)
+           * (r * d + r * wide + r * BLOCK_KEYS + 2 * r + BLOCK_KEYS * (2 * d + wide) + d);
+}
+
+static tile tile_in(const ic_cpu_device *d, void *memory, int rows, int dim)
+{
+    int64_t wide = ic_cpu_round_up(dim, IC_CPU_LANES);
+    int64_t room = ic_cpu_round_up(rows, IC_CPU_LANES);
+    tile t = {.vec = d->vec, .rows = rows, .dim = dim, .wide = (int)wide};
+    float *at = memory;
+    t.q = at;
+    t.o = t.q + room * wide;
+    t.s = t.o + room * wide;
+    t.max = t.s + room * BLOCK_KEYS;
+    t.sum = t.max + room;
+    t.k = t.sum + room;
+    t.kt = t.k + BLOCK_KEYS * wide;
+    t.v = t.kt + BLOCK_KEYS * wide;
+    t.angles = t.v + BLOCK_KEYS * wide;
+    memset(t.o, 0, (size_t)rows * (size_t)wide * sizeof *t.o);
+    memset(t.v, 0, BLOCK_KEYS * (size_t)wide * sizeof *t.v);
+    for (int r = 0; r < rows; r++) {
+        t.max[r] = -INFINITY;
+        t.sum[r] = 0;
+    }
+    return t;
+}
+
+/* Adds a loaded block of `keys` keys to rows from `first` on. Row r sees visible + (r - first) /
+ * step keys of the block, at most all; step 0: all see `visible`. */
+static void add_block(tile *t, int first, int keys, int visible, int step)
+{
+    int rows = t->rows - first;
+    float *s = t->s + (int64_t)first * BLOCK_KEYS;
+    t->vec->gemm(t->q + (int64_t)first * t->dim, t->dim, t->kt, BLOCK_KEYS, s, BLOCK_KEYS, rows,
+                 t->dim, BLOCK_KEYS, false);
+    for (int r = 0; r < rows; r++) {
+        int sees = visible + (step ? r / step : 0);
+        for (int j = sees; j < BLOCK_KEYS; j++)
+            s[r * BLOCK_KEYS + j] = -INFINITY;
+        float factor =
+            t->vec->softmax(s + r * BLOCK_KEYS, BLOCK_KEYS, &t->max[first + r], &t->sum[first + r]);
+        if (factor != 1.0f)
+            t->vec->scale(factor, t->o + (int64_t)(first + r) * t->wide, t->wide);
+    }
+    t->vec->gemm(s, BLOCK_KEYS, t->v, t->wide, t->o + (int64_t)first * t->wide, t->wide, rows, keys,
+                 t->wide, true);
+}
+
+static void give_row(const tile *t, int row, float *y)
+{
+    float *o = t->o + (int64_t)row * t->wide;
+    t->vec->scale(1.0f / t->sum[row], o, t->wide);
+    memcpy(y, o, (size_t)t->dim * sizeof *y);
+}
+
+/* --- attention over a slab --- */
+
+typedef struct slab_job {
+    ic_cpu_device *d;
+    const ic_slab *const *slabs; /* one (prefill), or one per row (decode) */
+    int layer, heads, kv_heads, dim;
+    const ic_mat *q;
+    ic_mat *y;
+    float scale;
+    int behind;      /* rows appended after the slice */
+    int rows_a_tile; /* rows of q in a tile */
+    int tiles;       /* per kv head */
+    bool one_each;   /* decode: row i belongs to slabs[i] */
+} slab_job;
+
+static void load_slab_block(const slab_job *j, tile *t, const ic_slab *s, int head, int first,
+                            int keys)
+{
+    const int32_t *order = ic_slab_order_of(s, head);
+    const ic_pos *positions = ic_slab_positions_of(s, head);
+    const float *cosine, *sine;
+    for (int i = 0; i < keys; i++) {
+        int slot = order[first + i];
+        float *k = t->k + (int64_t)i * t->dim;
+        t->vec->widen(s->desc.k_dtype, ic_slab_k_at(s, head, slot), k, t->dim);
+        angles_at(j->d, positions[first + i], t->angles, &cosine, &sine);
+        t->vec->rotate(k, cosine, sine, t->dim / 2, k);
+        t->vec->widen(s->desc.v_dtype, ic_slab_v_at(s, head, slot), t->v + (int64_t)i * t->wide,
+                      t->dim);
+    }
+    memset(t->k + (int64_t)keys * t->dim, 0, (size_t)(BLOCK_KEYS - keys) * t->dim * sizeof *t->k);
+    t->vec->transpose(t->k, t->dim, BLOCK_KEYS, t->dim, t->kt, BLOCK_KEYS);
+}
+
+static void load_query(const slab_job *j, tile *t, int kv, ic_pos position, int64_t row, int at)
+{
+    int group = j->heads / j->kv_heads;
+    const float *cosine, *sine, *q = ic_cpu_row(j->q, row) + (int64_t)kv * group * j->dim;
+    angles_at(j->d, position, t->angles, &cosine, &sine);
+    for (int g = 0; g < group; g++, at++) {
+        t->vec->rotate(q + (int64_t)g * j->dim, cosine, sine, j->dim / 2,
+                       t->q + (int64_t)at * j->dim);
+        t->vec->scale(j->scale, t->q + (int64_t)at * j->dim, j->dim);
+    }
+}
+
+static void slab_task(void *arg, int task, int worker)
+{
+    const slab_job *j = arg;
+    int kv = task % j->kv_heads, part = task / j->kv_heads, group = j->heads / j->kv_heads;
+    int64_t first = (int64_t)part * j->rows_a_tile, rows = j->q->rows - first;
+    rows = rows < j->rows_a_tile ? rows : j->rows_a_tile;
+    const ic_slab *s = j->slabs[j->one_each ? first : 0];
+    int head = ic_slab_head(s, j->layer, kv), count = s->counts[head];
+    /* The place of the tile's first row in the head's order. */
+    int place = j->one_each ? count - 1 : (int)(count - j->behind - j->q->rows + first);
+    tile t = tile_in(j->d, ic_cpu_worker_scratch(j->d, worker), (int)rows * group, j->dim);
+    for (int i = 0; i < rows; i++)
+        load_query(j, &t, kv, ic_slab_positions_of(s, head)[place + i], first + i, i * group);
+    int end = place + (int)rows; /* keys that the last row sees */
+    for (int at = 0; at < end; at += BLOCK_KEYS) {
+        int keys = end - at < BLOCK_KEYS ? end - at : BLOCK_KEYS;
+        int blind = at > place ? at - place : 0; /* rows that stand before this block */
+        load_slab_block(j, &t, s, head, at, keys);
+        add_block(&t, blind * group, keys, place + blind - at + 1, group);
+    }
+    for (int i = 0; i < rows; i++)
+        for (int g = 0; g < group; g++)
+            give_row(&t, i * group + g,
+                     ic_cpu_row(j->y, first + i) + (int64_t)(kv * group + g) * j->dim);
+}
+
+static int run_slab_job(slab_job *j, const ic_rope *rope, int32_t position_end)
+{
+    int rc = reach(j->d, rope, position_end);
+    int group = j->heads / j->kv_heads;
+    if (rc == 0)
+        rc = ic_cpu_reserve_workers(j->d, tile_bytes(j->rows_a_tile * group, j->dim));
+    if (rc == 0)
+        ic_cpu_pool_run(j->d->pool, slab_task, j, j->kv_heads * j->tiles);
+    return rc;
+}
+
+int ic_cpu_attention_prefill(ic_device *base, const ic_slab *s, int layer, int heads,
+                             const ic_mat *q, int behind, const ic_rope *rope, float scale,
+                             ic_mat *y)
+{
+    int group = heads / s->desc.kv_heads, rows = TILE_ROWS / group;
+    slab_job job = {.d = ic_cpu_of(base),
+                    .slabs = &s,
+                    .layer = layer,
+                    .heads = heads,
+                    .kv_heads = s->desc.kv_heads,
+                    .dim = s->desc.head_dim,
+                    .q = q,
+                    .y = y,
+                    .scale = scale,
+                    .behind = behind,
+                    .rows_a_tile = rows > 0 ? rows : 1};
+    job.tiles = (int)((q->rows + job.rows_a_tile - 1) / job.rows_a_tile);
+    return run_slab_job(&job, rope, s->position_end);
+}
+
+int ic_cpu_attention_decode(ic_device *base, const ic_slab *const *slabs, int n, int layer,
+                            int heads, const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y)
+{
+    slab_job job = {.d = ic_cpu_of(base),
+                    .slabs = slabs,
+                    .layer = layer,
+                    .heads = heads,
+                    .kv_heads = slabs[0]->desc.kv_heads,
+                    .dim = slabs[0]->desc.head_dim,
+                    .q = q,
+                    .y = y,
+                    .scale = scale,
+                    .rows_a_tile = 1,
+                    .tiles = n,
+                    .one_each = true};
+    int32_t end = 0;
+    for (int i = 0; i < n; i++)
+        end = slabs[i]->position_end > end ? slabs[i]->position_end : end;
+    return run_slab_job(&job, rope, end);
+}
+
+/* --- storing rows --- */
+
+typedef struct store_job {
+    ic_slab *s;
+    const ic_cpu_vec *vec;
+    const ic_mat *k, *v;
+    int layer, appended, first;
+} store_job;
+
+static void store_head(void *arg, int task, int worker)
+{
+    (void)worker;
+    const store_job *j = arg;
+    ic_slab *s = j->s;
+    int head = ic_slab_head(s, j->layer, task), dim = s->desc.head_dim;
+    const int32_t *order = ic_slab_order_of(s, head) + s->counts[head] - j->appended + j->first;
+    for (int64_t i = 0; i < j->k->rows; i++) {
+        j->vec->narrow(s->desc.k_dtype, ic_cpu_row(j->k, i) + (int64_t)task * dim,
+                       ic_slab_k_at(s, head, order[i]), dim);
+        j->vec->narrow(s->desc.v_dtype, ic_cpu_row(j->v, i) + (int64_t)task * dim,
+                       ic_slab_v_at(s, head, order[i]), dim);
+    }
+}
+
+int ic_cpu_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *k,
+                      const ic_mat *v)
+{
+    ic_cpu_device *d = ic_cpu_of(s->device);
+    store_job job = {s, d->vec, k, v, layer, appended, first};
+    if (k->rows < 16) {
+        for (int head = 0; head < s->desc.kv_heads; head++)
+            store_head(&job, head, 0);
+        return 0;
+    }
+    ic_cpu_pool_run(d->pool, store_head, &job, s->desc.kv_heads);
+    return 0;
+}
+
+/* --- attention among the patches of a segment --- */
+
+typedef struct full_job {
+    ic_cpu_device *d;
+    const ic_mat *q, *k, *v;
+    ic_mat *y;
+    const int32_t *starts;
+    const int32_t *tile_segment, *tile_first; /* [tiles] */
+    int heads, dim;
+    float scale;
+} full_job;
+
+static void load_full_block(const full_job *j, tile *t, int64_t column, int64_t first, int keys)
+{
+    const float *k = ic_cpu_row(j->k, first) + column, *v = ic_cpu_row(j->v, first) + column;
+    if (keys < BLOCK_KEYS)
+        memset(t->kt, 0, (size_t)t->dim * BLOCK_KEYS * sizeof *t->kt);
+    t->vec->transpose(k, j->k->stride, keys, t->dim, t->kt, BLOCK_KEYS);
+    for (int i = 0; i < keys; i++)
+        memcpy(t->v + (int64_t)i * t->wide, v + i * j->v->stride, (size_t)t->dim * sizeof *v);
+}
+
+static void full_task(void *arg, int task, int worker)
+{
+    const full_job *j = arg;
+    int head = task % j->heads, part = task / j->heads;
+    int segment = j->tile_segment[part];
+    int64_t column = (int64_t)head * j->dim, first = j->tile_first[part];
+    int64_t begin = j->starts[segment], end = j->starts[segment + 1];
+    int rows = end - first < TILE_ROWS ? (int)(end - first) : TILE_ROWS;
+    tile t = tile_in(j->d, ic_cpu_worker_scratch(j->d, worker), rows, j->dim);
+    for (int i = 0; i < rows; i++) {
+        float *q = t.q + (int64_t)i * j->dim;
+        memcpy(q, ic_cpu_row(j->q, first + i) + column, (size_t)j->dim * sizeof *q);
+        t.vec->scale(j->scale, q, j->dim);
+    }
+    for (int64_t at = begin; at < end; at += BLOCK_KEYS) {
+        int keys = end - at < BLOCK_KEYS ? (int)(end - at) : BLOCK_KEYS;
+        load_full_block(j, &t, column, at, keys);
+        add_block(&t, 0, keys, keys, 0);
+    }
+    for (int i = 0; i < rows; i++)
+        give_row(&t, i, ic_cpu_row(j->y, first + i) + column);
+}
+
+int ic_cpu_attention_full(ic_device *base, const ic_mat *q, const ic_mat *k, const ic_mat *v,
+                          const int32_t *starts, int n, int heads, float scale, ic_mat *y)
+{
+    ic_cpu_device *d = ic_cpu_of(base);
+    int dim = (int)(q->cols / heads), tiles = 0;
+    for (int i = 0; i < n; i++)
+        tiles += (starts[i + 1] - starts[i] + TILE_ROWS - 1) / TILE_ROWS;
+    if (tiles == 0)
+        return 0;
+    int32_t *list = ic_cpu_shared_scratch(d, (size_t)tiles * 2 * sizeof *list);
+    if (!list || ic_cpu_reserve_workers(d, tile_bytes(TILE_ROWS, dim)))
+        return IC_ENOMEM;
+    int at = 0;
+    for (int i = 0; i < n; i++)
+        for (int32_t first = starts[i]; first < starts[i + 1]; first += TILE_ROWS, at++) {
+            list[at] = i;
+            list[tiles + at] = first;
+        }
+    full_job job = {.d = d,
+                    .q = q,
+                    .k = k,
+                    .v = v,
+                    .y = y,
+                    .starts = starts,
+                    .tile_segment = list,
+                    .tile_first = list + tiles,
+                    .heads = heads,
+                    .dim = dim,
+                    .scale = scale};
+    ic_cpu_pool_run(d->pool, full_task, &job, heads * tiles);
+    return 0;
+}

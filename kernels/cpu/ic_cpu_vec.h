@@ -1,0 +1,69 @@
+/* ic_cpu_vec: the inner loops of the CPU backend, one table per instruction set, chosen at run
+ * time. Everything above them (blocking, threads, memory) is written once.
+ *
+ * Each result element is added up in an order that depends on its own row and on the sizes n and k
+ * only, never on how many rows a call has: that is what makes results independent of the batch.
+ */
+#ifndef IC_CPU_VEC_H
+#define IC_CPU_VEC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/ic_device.h"
+
+/* Columns of a block product come in multiples of this; buffers are padded to it. */
+enum { IC_CPU_LANES = 16 };
+
+typedef struct ic_cpu_vec {
+    const char *name; /* of the instruction set */
+
+    void (*widen)(ic_dtype from, const void *src, float *dst, int64_t n);
+    void (*narrow)(ic_dtype to, const float *src, void *dst, int64_t n);
+
+    /* c[rows, n] = a[rows, k] b[k, n] (with add: +=); n a multiple of IC_CPU_LANES. Each element is
+     * one chain over k. */
+    void (*gemm)(const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,
+                 int rows, int k, int n, bool add);
+    /* The same with k in pairs of bf16: a[rows, 2 * pairs], b[pairs, n] of two bf16 each. NULL
+     * where the hardware has no such product. */
+    void (*gemm_bf16)(const uint16_t *a, int64_t lda, const uint32_t *b, int64_t ldb, float *c,
+                      int64_t ldc, int rows, int pairs, int n, bool add);
+    /* dst[c, r] = src[r, c] for 32-bit elements of any kind; src [rows, cols]; rows <= ldd. Bytes
+     * of src need no alignment. */
+    void (*transpose)(const void *src, int64_t lds, int rows, int cols, void *dst, int64_t ldd);
+
+    /* y[i, o] = w[o, :] . x[i, :]: weights read once for all n rows of x. w [out, in] of any dtype,
+     * rows without gaps. */
+    void (*gemv)(ic_dtype dtype, const void *w, int out, int64_t in, const float *x, int64_t ldx,
+                 int n, float *y, int64_t ldy);
+    /* The same in bf16 products. NULL where the hardware has none. */
+    void (*gemv_bf16)(const uint16_t *w, int out, int64_t in, const uint16_t *x, int64_t ldx, int n,
+                      float *y, int64_t ldy);
+
+    void (*rmsnorm)(const float *x, const float *weight, float eps, float *y, int n);
+    void (*layernorm)(const float *x, const float *weight, const float *bias, float eps, float *y,
+                      int n);
+    void (*swiglu)(const float *gate, const float *up, float *y, int n);
+    void (*gelu_tanh)(const float *x, float *y, int n);
+    /* y (+)= x */
+    void (*add)(const float *x, float *y, int n);
+    void (*scale)(float factor, float *y, int n);
+
+    /* One step of an online softmax over a block of scores s[n], n a multiple of IC_CPU_LANES:
+     * s = exp(s - m') with m' the new maximum; *sum and *max are brought up to date. Returns the
+     * factor for what was gathered so far. */
+    float (*softmax)(float *s, int n, float *max, float *sum);
+    /* y[i] = t[i], h[i] or w[i] as axis[i] is 0, 1 or 2 */
+    void (*pick)(const float *t, const float *h, const float *w, const uint8_t *axis, float *y,
+                 int n);
+    /* y = x with pairs (i, i + half) turned by the angles; the same x may be y. */
+    void (*rotate)(const float *x, const float *cosine, const float *sine, int half, float *y);
+} ic_cpu_vec;
+
+extern const ic_cpu_vec ic_cpu_vec_plain;
+/* NULL when this machine (or this build) has no such instructions. */
+const ic_cpu_vec *ic_cpu_vec_avx2(void);
+const ic_cpu_vec *ic_cpu_vec_avx512(void); /* with or without bf16 products */
+
+#endif

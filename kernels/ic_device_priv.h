@@ -1,0 +1,64 @@
+/* ic_device_priv: what a backend provides. The public functions check shapes and call through this
+ * table; a backend's own struct begins with struct ic_device, its weights with struct ic_weight.
+ */
+#ifndef IC_DEVICE_PRIV_H
+#define IC_DEVICE_PRIV_H
+
+#include "kernels/ic_ops.h"
+
+typedef struct ic_backend {
+    void (*close)(ic_device *d);
+    void *(*alloc)(ic_device *d, size_t bytes);
+    void (*free)(ic_device *d, void *memory);
+    int (*upload)(ic_device *d, void *to_device, const void *from_host, size_t bytes);
+    int (*download)(ic_device *d, void *to_host, const void *from_device, size_t bytes);
+    int (*weight_new)(ic_weight **out, ic_device *d, const void *host, ic_dtype from,
+                      ic_dtype compute, int64_t out_dim, int64_t in_dim, ic_error *e);
+    void (*weight_destroy)(ic_weight *w);
+    int (*slab_store)(ic_slab *s, int layer, int appended, int first, const ic_mat *k,
+                      const ic_mat *v);
+
+    int (*gemm)(ic_device *d, ic_role role, const ic_mat *x, const ic_weight *w, const float *bias,
+                bool add, ic_mat *y);
+    int (*gather)(ic_device *d, const ic_mat *table, const int32_t *ids, ic_mat *y);
+    int (*rmsnorm)(ic_device *d, const ic_mat *x, const float *weight, int dim, float eps,
+                   ic_mat *y);
+    int (*layernorm)(ic_device *d, const ic_mat *x, const float *weight, const float *bias,
+                     float eps, ic_mat *y);
+    int (*swiglu)(ic_device *d, const ic_mat *gate_up, ic_mat *y);
+    int (*gelu)(ic_device *d, const ic_mat *x, bool tanh_form, ic_mat *y);
+    int (*add)(ic_device *d, const ic_mat *x, ic_mat *y);
+    int (*scatter)(ic_device *d, const ic_mat *x, const int32_t *rows, bool set, ic_mat *y);
+    int (*attention_prefill)(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
+                             int behind, const ic_rope *rope, float scale, ic_mat *y);
+    int (*attention_decode)(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,
+                            const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y);
+    int (*patchify)(ic_device *d, const ic_patch_layout *layout, const uint8_t *const *frames,
+                    ic_mat *y);
+    int (*vision_positions)(ic_device *d, const ic_mat *table, int side,
+                            const ic_patch_layout *layout, ic_mat *y);
+    int (*vision_rope)(ic_device *d, const ic_patch_layout *layout, int heads, int head_dim,
+                       float theta, ic_mat *q, ic_mat *k);
+    int (*attention_full)(ic_device *d, const ic_mat *q, const ic_mat *k, const ic_mat *v,
+                          const int32_t *starts, int n, int heads, float scale, ic_mat *y);
+    int (*wait)(ic_device *d);
+    double (*read_rate)(ic_device *d, size_t bytes, double seconds);
+    double (*gemm_rate)(ic_device *d, ic_dtype compute, int m, int n, int k, double seconds);
+} ic_backend;
+
+struct ic_device {
+    const ic_backend *backend; /* immutable after open */
+    ic_device_info info;       /* immutable after open */
+};
+
+struct ic_weight {
+    ic_device *device;
+    int64_t out_dim, in_dim;
+    ic_dtype compute;
+    int64_t bytes, own_bytes;
+};
+
+/* The CPU backend's way in. */
+int ic_cpu_device_open(ic_device **out, const ic_device_config *config, ic_error *e);
+
+#endif
