@@ -207,6 +207,14 @@ bool ic_wire_verb_from_client(ic_wire_verb verb);
 size_t ic_wire_body_max(ic_wire_verb verb);
 size_t ic_wire_payload_max(ic_wire_verb verb);
 
+/* The fields that many verbs share, whichever verb m is. get: false when the verb has no such field
+ * or it is absent. set: false when the verb has no such field. session: NULL likewise; Borrows. */
+bool ic_wire_msg_get_re(const ic_wire_msg *m, uint64_t *re);
+bool ic_wire_msg_set_re(ic_wire_msg *m, uint64_t re);
+bool ic_wire_msg_get_key(const ic_wire_msg *m, ic_wire_id *key);
+bool ic_wire_msg_set_key(ic_wire_msg *m, const ic_wire_id *key);
+const char *ic_wire_msg_session(const ic_wire_msg *m);
+
 /* Error codes: name; code of a name (INTERNAL when unknown); whether retrying may help; the code
  * for a negative IC_E* of any room. */
 const char *ic_wire_code_name(ic_wire_code code);

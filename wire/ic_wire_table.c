@@ -256,6 +256,65 @@ int ic_wire_word_of(const char *list, const char *word)
     return -1;
 }
 
+/* The place of a field that many verbs have, or NULL; its bit in `has`. */
+static void *shared_field(const ic_wire_msg *m, const char *name, uint64_t *bit)
+{
+    const ic_wire_record *r = ic_wire_verb_record(m->verb);
+    for (size_t i = 0; r && i < r->count; i++)
+        if (!strcmp(r->fields[i].name, name)) {
+            *bit = (uint64_t)1 << i;
+            return (char *)&m->hello + r->fields[i].offset;
+        }
+    return NULL;
+}
+
+static bool get_shared(const ic_wire_msg *m, const char *name, void *value, size_t size)
+{
+    uint64_t bit;
+    const void *field = shared_field(m, name, &bit);
+    if (!field || !(m->hello.has & bit))
+        return false;
+    memcpy(value, field, size);
+    return true;
+}
+
+static bool set_shared(ic_wire_msg *m, const char *name, const void *value, size_t size)
+{
+    uint64_t bit;
+    void *field = shared_field(m, name, &bit);
+    if (!field)
+        return false;
+    memcpy(field, value, size);
+    m->hello.has |= bit;
+    return true;
+}
+
+bool ic_wire_msg_get_re(const ic_wire_msg *m, uint64_t *re)
+{
+    return get_shared(m, "re", re, sizeof *re);
+}
+
+bool ic_wire_msg_set_re(ic_wire_msg *m, uint64_t re)
+{
+    return set_shared(m, "re", &re, sizeof re);
+}
+
+bool ic_wire_msg_get_key(const ic_wire_msg *m, ic_wire_id *key)
+{
+    return get_shared(m, "key", key, sizeof *key);
+}
+
+bool ic_wire_msg_set_key(ic_wire_msg *m, const ic_wire_id *key)
+{
+    return set_shared(m, "key", key, sizeof *key);
+}
+
+const char *ic_wire_msg_session(const ic_wire_msg *m)
+{
+    const char *session = NULL;
+    return get_shared(m, "session", &session, sizeof session) ? session : NULL;
+}
+
 const char *ic_wire_path_text(const ic_wire_path *path, char out[IC_WIRE_PATH_MAX])
 {
     char up[IC_WIRE_PATH_MAX];

@@ -713,6 +713,39 @@ static void allocation_failures_are_survived(void **state)
     forget();
 }
 
+/* The fields that many verbs share are found in each that has them, and in no other. */
+static void shared_fields_are_found(void **state)
+{
+    (void)state;
+    int with_key = 0, with_session = 0;
+    for (int verb = IC_WIRE_NONE + 1; verb < IC_WIRE_VERB_COUNT; verb++) {
+        ic_wire_msg m;
+        ic_wire_id key = {{1, 2, 3}}, found = {{0}};
+        uint64_t re = 0;
+        ic_wire_msg_init(&m, verb);
+        assert_false(ic_wire_msg_get_re(&m, &re));
+        assert_null(ic_wire_msg_session(&m));
+        bool has_re = ic_wire_msg_set_re(&m, 42), has_key = ic_wire_msg_set_key(&m, &key);
+        assert_int_equal(ic_wire_msg_get_re(&m, &re), has_re);
+        assert_int_equal(ic_wire_msg_get_key(&m, &found), has_key);
+        if (has_re)
+            assert_int_equal(re, 42);
+        if (has_key)
+            assert_memory_equal(&key, &found, sizeof key);
+        ic_wire_msg_fini(&m);
+        fill_msg(&m, verb, true);
+        with_key += has_key;
+        with_session += ic_wire_msg_session(&m) != NULL;
+        forget();
+    }
+    assert_int_equal(with_key, 8);
+    assert_int_equal(with_session, 17);
+    ic_wire_msg ask;
+    ic_wire_msg_init(&ask, IC_WIRE_ASK);
+    ic_wire_put(&ask.ask, ask, session, "3f");
+    assert_string_equal(ic_wire_msg_session(&ask), "3f");
+}
+
 /* UTF-8 by its definition: shortest forms, no surrogates, up to U+10FFFF. */
 static void utf8_is_strict(void **state)
 {
@@ -805,6 +838,7 @@ int main(void)
         cmocka_unit_test(numbers_of_any_width),
         cmocka_unit_test(request_number_is_peeked),
         cmocka_unit_test(allocation_failures_are_survived),
+        cmocka_unit_test(shared_fields_are_found),
         cmocka_unit_test(utf8_is_strict),
         cmocka_unit_test(names_find_their_numbers),
         cmocka_unit_test(house_codes_are_mapped),
