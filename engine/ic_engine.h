@@ -24,11 +24,13 @@ typedef struct ic_session ic_session;
 
 typedef struct ic_engine_config {
     const char *model_dir;
-    const char *device; /* "cpu" or "cuda" */
-    int threads;        /* CPU: 0 = one per core */
-    const char *dtype;  /* "auto" (as stored; f16 computes as f32 on a CPU), "f32", "bf16" */
-    const char *family; /* prompt grammar by name; NULL: known by the template's hash */
-    bool plain_loops;   /* the reference arithmetic; tests */
+    const char *device;   /* "cpu" or "cuda" */
+    int threads;          /* CPU: 0 = one per core */
+    const char *dtype;    /* "auto" (as stored; f16 computes as f32 on a CPU), "f32", "bf16" */
+    const char *family;   /* prompt grammar by name; NULL: known by the template's hash */
+    bool plain_loops;     /* the reference arithmetic; tests */
+    int group_tokens_max; /* largest frame group or image, in tokens; 0: a default. Larger pictures
+                             get a smaller grid */
 } ic_engine_config;
 
 typedef struct ic_engine_info { /* immutable after open */
@@ -65,6 +67,10 @@ typedef struct ic_grid { /* fixed when a source is opened */
  * processor's own limits). IC_EINVAL for sizes or aspect ratios that the processor refuses. */
 IC_MUST_CHECK int ic_engine_grid(const ic_engine *engine, int width, int height, int frame_tokens,
                                  bool video, ic_grid *grid, ic_error *e);
+/* The grid that the processor gives a closed clip of `frames` frames: its limits are for the clip
+ * as a whole. */
+IC_MUST_CHECK int ic_engine_clip_grid(const ic_engine *engine, int width, int height, int frames,
+                                      ic_grid *grid, ic_error *e);
 /* The frame resized to the grid as the processor does (bicubic, antialias). Caller owns *out; the
  * frame is borrowed. Keeps pts and ordinal. A frame of that size already is returned with one more
  * reference. */
@@ -95,10 +101,11 @@ typedef struct ic_slice {
     int max_rows; /* of prefill, at least 1; a decode slice takes one row */
     /* results */
     ic_progress progress;
-    int rows;   /* text and vision rows computed */
-    int frames; /* frame pairs encoded */
-    int32_t
-        token; /* IC_PROGRESS_TOKEN: the token now shown; it enters the cache at the next slice */
+    int rows;      /* text and vision rows computed */
+    int frames;    /* frame pairs encoded */
+    int32_t token; /* IC_PROGRESS_TOKEN: the token now shown; it enters the cache at the next slice.
+                      IC_FINISH_STOP comes with the stop token here and without IC_PROGRESS_TOKEN.
+                      Else -1 */
     ic_finish finish; /* with a token or alone: the answer has ended; a stop token itself is not
                          part of the text */
     ic_error error;
@@ -107,5 +114,11 @@ typedef struct ic_slice {
 /* Moves each slice's session on. A failing session is told in its slice; the return value speaks of
  * the device (IC_EDEVICE: all sessions are to be failed). Sessions are distinct. */
 IC_MUST_CHECK int ic_engine_step(ic_engine *engine, ic_slice *slices, int count, ic_error *e);
+
+/* For tests and bench: fn sees the logits [vocab] of every row that is computed from now on, prompt
+ * and answer, in the order of its session's rows. NULL: off. They are then computed for all rows,
+ * which is slow. */
+typedef void ic_logits_fn(void *arg, const ic_session *s, uint32_t ordinal, const float *logits);
+void ic_engine_watch_logits(ic_engine *engine, ic_logits_fn *fn, void *arg);
 
 #endif

@@ -21,6 +21,8 @@ typedef struct ic_session_config {
     int pinned_max;             /* cap of pinned rows, within the budget */
     ic_dtype kv_dtype;          /* IC_F32 or IC_BF16 */
     uint64_t pending_bytes_max; /* frames that wait; IC_EAGAIN beyond */
+    int group_tokens_max; /* of one frame group or image: room for its embeddings is kept; 0: as the
+                             default */
 } ic_session_config;
 
 /* Sensible values for this model: budget cache_tokens (0: a default within the trained length). */
@@ -51,13 +53,17 @@ IC_MUST_CHECK int ic_session_frame(ic_session *s, ic_frame **frame, const ic_gri
 IC_MUST_CHECK int ic_session_frames_end(ic_session *s, ic_error *e);
 IC_MUST_CHECK int ic_session_image(ic_session *s, ic_frame **frame, const ic_grid *grid,
                                    ic_error *e);
+/* Text of the user turn, which stays open. */
+IC_MUST_CHECK int ic_session_text(ic_session *s, const char *text, ic_error *e);
 /* Closes the user turn with this text and lets the model answer. IC_EBUSY while an answer is going
  * on or waits. */
 IC_MUST_CHECK int ic_session_ask(ic_session *s, const char *text, const ic_sampling *sampling,
                                  ic_error *e);
 /* The next tokens of the answer are these, not sampled (replay of what was shown). Copied. */
 IC_MUST_CHECK int ic_session_force(ic_session *s, const int32_t *tokens, int count, ic_error *e);
-/* Ends the answer after the tokens shown so far; the closers are appended. No answer: nothing. */
+/* Ends the answer after the tokens shown and forced so far; the closers are appended. No answer:
+ * nothing. Every token shown enters the cache in the same way, whatever ended its answer: so ask,
+ * force (the tokens shown) and cancel rebuild any turn of the past to the bit. */
 int ic_session_cancel(ic_session *s);
 
 /* --- what it is doing

@@ -1,0 +1,377 @@
+/* How a session's inputs become rows, chunk by chunk: a pure function of the inputs, of the
+ * configuration and of the tokens shown; slices only decide when. */
+#include <string.h>
+
+#include "base/ic_assert.h"
+#include "base/ic_mem.h"
+#include "engine/ic_session_priv.h"
+
+static bool has_forced(const ic_session *s)
+{
+    return s->answer.forced_at < s->answer.forced_count;
+}
+
+/* A cancelled answer says nothing more, except what has been shown once (forced) and not told as
+ * ended: tokens forced later belong to the ask after it. */
+static bool is_silent(const ic_session *s)
+{
+    return s->answer.cancelled && (s->answer.told || !has_forced(s));
+}
+
+/* --- from input to rows -------------------------------------------------------------------------
+ */
+
+static int rows_of_frames(ic_session *s, const ic_input *in, ic_error *e)
+{
+    uint32_t group = 0;
+    if (in->kind == IC_INPUT_IMAGE)
+        return ic_grammar_image(s->grammar, in->grid.tokens_h, in->grid.tokens_w, &group, &s->rows,
+                                e);
+    int last = s->engine->info.temporal - 1;
+    int64_t sum = in->frame[0]->pts_us + in->frame[last]->pts_us;
+    return ic_grammar_frames(s->grammar, (double)sum / 2e6, in->grid.tokens_h, in->grid.tokens_w,
+                             &group, &s->rows, e);
+}
+
+static int rows_of(ic_session *s, const ic_input *in, ic_error *e)
+{
+    switch (in->kind) {
+    case IC_INPUT_SYSTEM:
+        return ic_grammar_system(s->grammar, in->text, &s->rows, e);
+    case IC_INPUT_TEXT:
+        return ic_grammar_text(s->grammar, in->text, &s->rows, e);
+    case IC_INPUT_GROUP:
+    case IC_INPUT_IMAGE:
+        return rows_of_frames(s, in, e);
+    case IC_INPUT_ASK: {
+        int rc = in->text[0] ? ic_grammar_text(s->grammar, in->text, &s->rows, e) : IC_OK;
+        return rc ? rc : ic_grammar_ask(s->grammar, &s->rows, e);
+    }
+    case IC_INPUT_CLOSE:
+        return ic_grammar_answered(s->grammar, s->answer.entered, &s->rows, e);
+    default:
+        return ic_error_set(e, IC_EBUG, "input of kind %d", in->kind);
+    }
+}
+
+/* Rows of the input, or, when it is refused, the grammar as it was before. */
+static int make_rows(ic_session *s, const ic_input *in, ic_error *e)
+{
+    ic_buf before;
+    ic_buf_init(&before, 0);
+    int rc = ic_grammar_state_save(s->grammar, &before);
+    s->rows.count = 0;
+    if (!rc)
+        rc = rows_of(s, in, e);
+    if (!rc && in->kind != IC_INPUT_CLOSE)
+        rc = s->policy->admit(&s->config, ic_slab_used(s->slab), s->rows.count, e);
+    if (rc) {
+        ic_cursor back;
+        ic_cursor_init(&back, before.data, before.size);
+        int undone = ic_grammar_state_load(s->grammar, &back, NULL);
+        IC_ASSERT(undone == IC_OK);
+        s->rows.count = 0;
+    }
+    ic_buf_fini(&before);
+    return rc;
+}
+
+static void begin_turn(ic_session *s)
+{
+    if (s->turn_open)
+        return;
+    s->turn_open = true;
+    s->stats.prompt_tokens = 0;
+    s->stats.cached_tokens = ic_slab_used(s->slab);
+}
+
+static void begin_answer(ic_session *s, const ic_input *ask)
+{
+    IC_ASSERT(s->answer.phase == IC_ANSWER_NONE);
+    s->answer.phase = IC_ANSWER_PROMPT;
+    s->answer.sampling = ask->sampling;
+    s->answer.cancelled = ask->cancelled;
+    s->answer.told = ask->told;
+    s->answer.last = s->answer.entered = -1;
+    s->answer.tokens = 0;
+    s->stats.turn++;
+}
+
+static void refuse(ic_session *s, ic_input *in, ic_slice *slice)
+{
+    slice->progress = IC_PROGRESS_FAILED;
+    if (in->kind == IC_INPUT_ASK && !in->told)
+        slice->finish = IC_FINISH_ERROR;
+    if (in->kind == IC_INPUT_ASK)
+        s->answer.forced_count = s->answer.forced_at = 0;
+    ic_input_fini(in);
+}
+
+/* Opens inputs until one has rows to give or is refused. */
+static void open_next(ic_session *s, ic_slice *slice)
+{
+    while (!s->open) {
+        ic_input in = {.kind = IC_INPUT_CLOSE};
+        if (s->answer.phase != IC_ANSWER_CLOSING) {
+            if (s->queue_count == 0)
+                return;
+            in = s->queue[0];
+            memmove(s->queue, s->queue + 1, (size_t)--s->queue_count * sizeof *s->queue);
+        }
+        int rc = make_rows(s, &in, &slice->error);
+        if (rc) {
+            refuse(s, &in, slice);
+            return;
+        }
+        if (in.kind == IC_INPUT_ASK)
+            begin_answer(s, &in);
+        if (in.kind == IC_INPUT_CLOSE)
+            s->turn_open = false;
+        else
+            begin_turn(s);
+        s->current = in;
+        s->open = true;
+        s->encoded = false;
+        s->at = 0;
+        if (s->rows.count == 0)
+            (void)ic_chunk_advance(s, &(ic_work){0},
+                                   NULL); /* nothing to wait for: text held back */
+    }
+}
+
+/* --- planning -----------------------------------------------------------------------------------
+ */
+
+static void end_answer(ic_session *s, ic_finish finish, ic_slice *slice)
+{
+    s->answer.phase = IC_ANSWER_CLOSING;
+    if (!s->answer.told)
+        slice->finish = finish;
+    s->answer.told = true;
+}
+
+/* A cancelled answer's end is told at once, even if its prompt is still waiting or going in. */
+static void tell_cancels(ic_session *s, ic_slice *slice)
+{
+    if (has_forced(s))
+        return; /* what has been shown once is shown again first */
+    if (s->answer.cancelled && s->answer.phase == IC_ANSWER_DECODING) {
+        end_answer(s, IC_FINISH_CANCEL, slice);
+    } else if (s->answer.cancelled && s->answer.phase == IC_ANSWER_PROMPT && !s->answer.told) {
+        s->answer.told = true;
+        slice->finish = IC_FINISH_CANCEL;
+    }
+    for (int i = 0; i < s->queue_count; i++) {
+        ic_input *in = &s->queue[i];
+        if (in->cancelled && !in->told) {
+            in->told = true;
+            slice->finish = IC_FINISH_CANCEL;
+        }
+    }
+}
+
+/* Makes room for one more row of the answer; false when the policy ends it here. */
+static bool admit_answer_row(ic_session *s, ic_slice *slice)
+{
+    bool evict = false;
+    ic_plan plan = {0};
+    ic_evicted evicted = {0};
+    int rc = s->policy->answer_row(&s->config, ic_slab_used(s->slab), &evict, &plan, &slice->error);
+    if (!rc && evict) {
+        rc = ic_slab_evict(s->slab, &plan, &evicted);
+        s->stats.evicted_tokens += (uint64_t)evicted.rows_max;
+        s->stats.evicted_groups += (uint64_t)evicted.groups;
+        if (rc)
+            ic_error_set(&slice->error, rc, "eviction failed");
+    }
+    if (rc) {
+        slice->progress = IC_PROGRESS_FAILED;
+        end_answer(s, IC_FINISH_ERROR, slice);
+    }
+    return rc == IC_OK;
+}
+
+static void plan_decode(ic_session *s, ic_work *work, ic_slice *slice)
+{
+    bool goes_on = s->answer.phase == IC_ANSWER_DECODING;
+    if (goes_on && !admit_answer_row(s, slice))
+        return;
+    work->decode = true;
+    work->token = goes_on;
+    work->logits = goes_on && !has_forced(s);
+}
+
+static void plan_prefill(ic_session *s, int max_rows, ic_work *work)
+{
+    int room = max_rows < IC_STEP_PREFILL ? max_rows : IC_STEP_PREFILL;
+    bool group = s->current.kind == IC_INPUT_GROUP || s->current.kind == IC_INPUT_IMAGE;
+    if (group && !s->encoded) {
+        work->encode = true;
+        room -= s->current.grid.tokens_h * s->current.grid.tokens_w;
+        if (room <= 0)
+            return;
+    }
+    int chunk_end = (s->at / s->config.chunk_max + 1) * s->config.chunk_max;
+    int end = chunk_end < s->rows.count ? chunk_end : s->rows.count;
+    work->rows = room < end - s->at ? room : end - s->at;
+    if (s->current.kind == IC_INPUT_ASK && s->at + work->rows == s->rows.count) {
+        work->token = !is_silent(s);
+        work->logits = work->token && !has_forced(s);
+    }
+}
+
+void ic_chunk_plan(ic_session *s, int max_rows, ic_work *work, ic_slice *slice)
+{
+    *work = (ic_work){0};
+    tell_cancels(s, slice);
+    if (!s->open && s->answer.last >= 0) {
+        plan_decode(s, work, slice);
+        return;
+    }
+    if (!s->open)
+        open_next(s, slice);
+    if (s->open)
+        plan_prefill(s, max_rows < 1 ? 1 : max_rows, work);
+}
+
+/* --- rows into the cache ------------------------------------------------------------------------
+ */
+
+static void fill_row(const ic_session *s, const ic_grammar_row *g, ic_row *row)
+{
+    *row = (ic_row){.group = g->group, .kind = g->kind, .advance = 1};
+    if (g->kind != IC_ROW_VISION)
+        return;
+    const ic_grid *grid = &s->current.grid;
+    row->h = (uint16_t)(g->patch / grid->tokens_w);
+    row->w = (uint16_t)(g->patch % grid->tokens_w);
+    row->advance = (uint16_t)(grid->tokens_h > grid->tokens_w ? grid->tokens_h : grid->tokens_w);
+}
+
+/* The cap on pins counts rows in order, so a long system turn keeps its beginning. */
+static bool may_pin(const ic_session *s, int i)
+{
+    int before = s->pinned;
+    for (int n = 0; n < i; n++)
+        before += s->rows.row[s->at + n].pinned != 0;
+    return before < s->config.pinned_max;
+}
+
+void ic_chunk_row(const ic_session *s, const ic_work *work, int i, ic_row *row, int32_t *id)
+{
+    if (work->decode) {
+        *row = (ic_row){.kind = IC_ROW_TEXT, .advance = 1};
+        *id = s->answer.last;
+    } else {
+        const ic_grammar_row *g = &s->rows.row[s->at + i];
+        fill_row(s, g, row);
+        row->pinned = g->pinned && may_pin(s, i);
+        *id = g->id;
+    }
+    row->ordinal = (uint32_t)s->stats.tokens + (uint32_t)i;
+}
+
+static void remember(ic_session *s, int32_t id)
+{
+    s->seen[id / 8] |= (uint8_t)(1u << (id % 8));
+}
+
+static void count_rows(ic_session *s, const ic_work *work)
+{
+    for (int i = 0; i < work->rows; i++) {
+        const ic_grammar_row *g = &s->rows.row[s->at + i];
+        remember(s, g->id);
+        s->pinned += g->pinned && s->pinned < s->config.pinned_max;
+    }
+    s->at += work->rows;
+    s->stats.tokens += (uint64_t)work->rows;
+    if (s->current.kind != IC_INPUT_CLOSE)
+        s->stats.prompt_tokens += work->rows;
+}
+
+static int end_chunk(ic_session *s, ic_error *e)
+{
+    ic_plan plan = {0};
+    ic_evicted evicted = {0};
+    if (!s->policy->chunk_end(&s->config, ic_slab_used(s->slab), &plan))
+        return IC_OK;
+    int rc = ic_slab_evict(s->slab, &plan, &evicted);
+    s->stats.evicted_tokens += (uint64_t)evicted.rows_max;
+    s->stats.evicted_groups += (uint64_t)evicted.groups;
+    return rc ? ic_error_set(e, rc, "eviction failed") : IC_OK;
+}
+
+static void end_input(ic_session *s)
+{
+    if (s->current.kind == IC_INPUT_CLOSE) {
+        s->answer.phase = IC_ANSWER_NONE;
+        s->answer.told = s->answer.cancelled = false;
+    } else if (s->current.kind == IC_INPUT_GROUP || s->current.kind == IC_INPUT_IMAGE) {
+        s->stats.groups++;
+    } else if (s->current.kind == IC_INPUT_ASK) {
+        s->answer.phase = is_silent(s) ? IC_ANSWER_CLOSING : IC_ANSWER_DECODING;
+    }
+    ic_input_fini(&s->current);
+    s->open = false;
+    s->rows.count = s->at = 0;
+}
+
+int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e)
+{
+    s->encoded |= work->encode;
+    if (work->decode) {
+        remember(s, s->answer.last);
+        s->answer.entered = s->answer.last;
+        s->answer.last = -1;
+        s->stats.tokens++;
+        return IC_OK;
+    }
+    if (!s->open)
+        return IC_OK;
+    count_rows(s, work);
+    int rc = IC_OK;
+    bool all = s->at == s->rows.count;
+    if (work->rows && (all || s->at % s->config.chunk_max == 0))
+        rc = end_chunk(s, e);
+    if (all)
+        end_input(s);
+    return rc;
+}
+
+/* --- tokens of the answer -----------------------------------------------------------------------
+ */
+
+int32_t ic_chunk_forced(ic_session *s)
+{
+    IC_ASSERT(has_forced(s));
+    int32_t token = s->answer.forced[s->answer.forced_at++];
+    if (!has_forced(s))
+        s->answer.forced_at = s->answer.forced_count = 0;
+    return token;
+}
+
+static bool is_stop(const ic_model_config *c, int32_t token)
+{
+    for (int i = 0; i < c->stop_count; i++) {
+        if (c->stop[i] == token)
+            return true;
+    }
+    return false;
+}
+
+void ic_chunk_token(ic_session *s, int32_t token, ic_slice *slice)
+{
+    slice->token = token;
+    if (is_stop(&s->engine->config, token)) {
+        s->answer.forced_at = s->answer.forced_count = 0;
+        end_answer(s, IC_FINISH_STOP, slice);
+        return;
+    }
+    slice->progress = IC_PROGRESS_TOKEN;
+    s->answer.last = token;
+    s->answer.tokens++;
+    if (s->answer.tokens >= (uint32_t)s->answer.sampling.max_tokens) {
+        s->answer.forced_at = s->answer.forced_count = 0;
+        end_answer(s, IC_FINISH_LENGTH, slice);
+    }
+}

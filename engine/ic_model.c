@@ -1,0 +1,425 @@
+#include "engine/ic_model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/ic_assert.h"
+#include "base/ic_mem.h"
+
+typedef struct layer {
+    float *input_norm, *post_norm; /* [hidden] */
+    float *q_norm, *k_norm;        /* [head_dim], or NULL: none */
+    ic_linear q, k, v, o, gate, up, down;
+} layer;
+
+struct ic_model {
+    /* immutable after new */
+    const ic_model_config *config;
+    ic_device *device;
+    ic_mat table; /* token embeddings */
+    void *table_owned;
+    layer *layers;
+    float *norm;
+    ic_linear head;
+    float *inv_freq;
+    uint8_t *axis;
+    ic_rope rope;
+    int rows_max, wanted_max;
+    /* scratch, all f32 */
+    ic_mat x, normed;      /* [rows_max, hidden] */
+    ic_mat qkv;            /* [rows_max, (heads + 2 kv_heads) * head_dim] */
+    ic_mat attended;       /* [rows_max, heads * head_dim] */
+    ic_mat gate_up;        /* [rows_max, 2 * intermediate] */
+    ic_mat activated;      /* [rows_max, intermediate] */
+    ic_mat picked, scores; /* [wanted_max, hidden], [wanted_max, vocab] */
+    int32_t *places;       /* [rows_max] host: batch rows of a visual run */
+};
+
+/* --- loading ------------------------------------------------------------------------------------
+ */
+
+/* Frequency i of head_dim / 2 turns by theta^(-2i / head_dim). In single precision as transformers
+ * has it, since late positions multiply the last bit. */
+static void build_rope(ic_model *m)
+{
+    const ic_text_config *t = &m->config->text;
+    int half = t->head_dim / 2;
+    m->inv_freq = ic_calloc((size_t)half, sizeof *m->inv_freq);
+    m->axis = ic_calloc((size_t)half, 1);
+    for (int i = 0; i < half; i++) {
+        float exponent = (float)(2 * i) / (float)t->head_dim;
+        m->inv_freq[i] = 1.0f / (float)pow(t->rope_theta, exponent);
+    }
+    for (int axis = 1; axis < 3; axis++) {
+        int start = 0; /* sections one after the other: t, h, w */
+        for (int before = 0; before < axis; before++)
+            start += t->mrope_section[before];
+        for (int n = 0; n < t->mrope_section[axis]; n++) {
+            int i = t->mrope_interleaved ? axis + 3 * n : start + n;
+            IC_ASSERT(i < half);
+            m->axis[i] = (uint8_t)axis;
+        }
+    }
+    m->rope = (ic_rope){.half = half, .inv_freq = m->inv_freq, .axis = m->axis, .scale = 1};
+}
+
+/* Where published checkpoints of these towers keep their tensors. */
+static const char *find_prefix(const ic_weights *w)
+{
+    static const char *const prefixes[] = {"model.language_model.", "language_model.model.",
+                                           "model."};
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "%sembed_tokens.weight", prefixes[i]);
+        if (ic_weights_has(w, name))
+            return prefixes[i];
+    }
+    return prefixes[0];
+}
+
+typedef struct wish { /* one tensor of a layer */
+    const char *name;
+    int64_t out_dim, in_dim; /* in_dim 0: a vector */
+    bool biased, optional;
+    ic_linear *linear;
+    float **vector;
+} wish;
+
+static int load_wish(ic_params *p, const char *prefix, const wish *w, ic_error *e)
+{
+    char name[160];
+    snprintf(name, sizeof name, "%s%s", prefix, w->name);
+    if (w->in_dim)
+        return ic_params_linear(p, name, w->out_dim, w->in_dim, w->biased, w->linear, e);
+    strncat(name, ".weight", sizeof name - strlen(name) - 1);
+    if (w->optional && !ic_weights_has(p->weights, name))
+        return IC_OK;
+    return ic_params_vector(p, name, w->out_dim, w->vector, e);
+}
+
+static int load_layer(const ic_text_config *t, ic_params *p, const char *prefix, int index,
+                      layer *l, ic_error *e)
+{
+    int64_t q = (int64_t)t->heads * t->head_dim, kv = (int64_t)t->kv_heads * t->head_dim;
+    bool b = t->attention_bias;
+    const wish wishes[] = {
+        {.name = "input_layernorm", .out_dim = t->hidden, .vector = &l->input_norm},
+        {.name = "post_attention_layernorm", .out_dim = t->hidden, .vector = &l->post_norm},
+        {.name = "self_attn.q_norm",
+         .out_dim = t->head_dim,
+         .vector = &l->q_norm,
+         .optional = true},
+        {.name = "self_attn.k_norm",
+         .out_dim = t->head_dim,
+         .vector = &l->k_norm,
+         .optional = true},
+        {.name = "self_attn.q_proj",
+         .out_dim = q,
+         .in_dim = t->hidden,
+         .biased = b,
+         .linear = &l->q},
+        {.name = "self_attn.k_proj",
+         .out_dim = kv,
+         .in_dim = t->hidden,
+         .biased = b,
+         .linear = &l->k},
+        {.name = "self_attn.v_proj",
+         .out_dim = kv,
+         .in_dim = t->hidden,
+         .biased = b,
+         .linear = &l->v},
+        {.name = "self_attn.o_proj",
+         .out_dim = t->hidden,
+         .in_dim = q,
+         .biased = b,
+         .linear = &l->o},
+        {.name = "mlp.gate_proj",
+         .out_dim = t->intermediate,
+         .in_dim = t->hidden,
+         .linear = &l->gate},
+        {.name = "mlp.up_proj", .out_dim = t->intermediate, .in_dim = t->hidden, .linear = &l->up},
+        {.name = "mlp.down_proj",
+         .out_dim = t->hidden,
+         .in_dim = t->intermediate,
+         .linear = &l->down},
+    };
+    char at[96];
+    snprintf(at, sizeof at, "%slayers.%d.", prefix, index);
+    int rc = IC_OK;
+    for (size_t i = 0; !rc && i < sizeof wishes / sizeof *wishes; i++)
+        rc = load_wish(p, at, &wishes[i], e);
+    return rc;
+}
+
+static int load_ends(ic_model *m, ic_params *p, const char *prefix, ic_error *e)
+{
+    const ic_text_config *t = &m->config->text;
+    char table[96], name[96];
+    snprintf(table, sizeof table, "%sembed_tokens.weight", prefix);
+    int rc = ic_params_table(p, table, t->vocab, t->hidden, &m->table, &m->table_owned, e);
+    if (rc)
+        return rc;
+    snprintf(name, sizeof name, "%snorm.weight", prefix);
+    rc = ic_params_vector(p, name, t->hidden, &m->norm, e);
+    if (rc)
+        return rc;
+    if (!t->tied_head)
+        return ic_params_linear(p, "lm_head", t->vocab, t->hidden, false, &m->head, e);
+    int64_t counted = p->bytes; /* the same bytes serve twice */
+    snprintf(name, sizeof name, "%sembed_tokens", prefix);
+    rc = ic_params_linear(p, name, t->vocab, t->hidden, false, &m->head, e);
+    p->bytes = counted;
+    return rc;
+}
+
+static bool make_scratch(ic_device *d, ic_mat *m, int64_t rows, int64_t cols)
+{
+    *m = (ic_mat){.dtype = IC_F32, .rows = rows, .cols = cols, .stride = cols};
+    m->data = ic_device_alloc(d, (size_t)(rows * cols) * sizeof(float));
+    return m->data != NULL;
+}
+
+static int make_scratches(ic_model *m, ic_error *e)
+{
+    const ic_text_config *t = &m->config->text;
+    int64_t q = (int64_t)t->heads * t->head_dim, kv = (int64_t)t->kv_heads * t->head_dim;
+    int64_t n = m->rows_max;
+    ic_device *d = m->device;
+    bool ok = make_scratch(d, &m->x, n, t->hidden) && make_scratch(d, &m->normed, n, t->hidden)
+              && make_scratch(d, &m->qkv, n, q + 2 * kv) && make_scratch(d, &m->attended, n, q)
+              && make_scratch(d, &m->gate_up, n, 2 * (int64_t)t->intermediate)
+              && make_scratch(d, &m->activated, n, t->intermediate)
+              && make_scratch(d, &m->picked, m->wanted_max, t->hidden)
+              && make_scratch(d, &m->scores, m->wanted_max, t->vocab);
+    m->places = ic_calloc((size_t)n, sizeof *m->places);
+    return ok ? IC_OK : ic_error_set(e, IC_ENOMEM, "no memory for batches of %d rows", m->rows_max);
+}
+
+int ic_model_new(ic_model **out, const ic_model_config *config, ic_params *p, int rows_max,
+                 int wanted_max, ic_error *e)
+{
+    ic_model *m = ic_alloc(sizeof *m);
+    m->config = config;
+    m->device = p->device;
+    m->rows_max = rows_max;
+    m->wanted_max = wanted_max;
+    m->layers = ic_calloc((size_t)config->text.layers, sizeof *m->layers);
+    build_rope(m);
+    const char *prefix = find_prefix(p->weights);
+    int rc = load_ends(m, p, prefix, e);
+    for (int i = 0; !rc && i < config->text.layers; i++)
+        rc = load_layer(&config->text, p, prefix, i, &m->layers[i], e);
+    if (!rc)
+        rc = make_scratches(m, e);
+    if (rc)
+        ic_model_destroy(&m);
+    *out = m;
+    return rc;
+}
+
+static void layer_fini(ic_device *d, layer *l)
+{
+    float *vectors[] = {l->input_norm, l->post_norm, l->q_norm, l->k_norm};
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+        ic_device_free(d, vectors[i]);
+    ic_linear *linears[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+    for (size_t i = 0; i < sizeof linears / sizeof *linears; i++)
+        ic_linear_fini(d, linears[i]);
+}
+
+void ic_model_destroy(ic_model **m_p)
+{
+    ic_model *m = *m_p;
+    if (!m)
+        return;
+    *m_p = NULL;
+    for (int i = 0; i < m->config->text.layers; i++)
+        layer_fini(m->device, &m->layers[i]);
+    ic_linear_fini(m->device, &m->head);
+    ic_device_free(m->device, m->norm);
+    ic_device_free(m->device, m->table_owned);
+    ic_mat *scratch[] = {&m->x,       &m->normed,    &m->qkv,    &m->attended,
+                         &m->gate_up, &m->activated, &m->picked, &m->scores};
+    for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++)
+        ic_device_free(m->device, scratch[i]->data);
+    ic_free(m->places);
+    ic_free(m->inv_freq);
+    ic_free(m->axis);
+    ic_free(m->layers);
+    ic_free(m);
+}
+
+/* --- the forward pass ---------------------------------------------------------------------------
+ */
+
+typedef struct pass { /* one batch on its way */
+    ic_model *m;
+    const ic_model_batch *b;
+    int prefill, decode; /* rows of each role */
+} pass;
+
+/* y = x W^T (+ y): the two roles keep their own kernels. */
+static int product(const pass *s, const ic_mat *x, const ic_linear *w, bool add, const ic_mat *y)
+{
+    int rc = IC_OK;
+    if (s->prefill) {
+        ic_mat xp = ic_mat_view(x, 0, s->prefill, 0, x->cols);
+        ic_mat yp = ic_mat_view(y, 0, s->prefill, 0, y->cols);
+        rc = ic_op_gemm(s->m->device, IC_PREFILL, &xp, w->weight, w->bias, add, &yp);
+    }
+    if (!rc && s->decode) {
+        ic_mat xd = ic_mat_view(x, s->prefill, s->decode, 0, x->cols);
+        ic_mat yd = ic_mat_view(y, s->prefill, s->decode, 0, y->cols);
+        rc = ic_op_gemm(s->m->device, IC_DECODE, &xd, w->weight, w->bias, add, &yd);
+    }
+    return rc;
+}
+
+/* Level 0 replaces the visual rows' embeddings, later ones are added. */
+static int add_level(const pass *s, int level)
+{
+    int rc = IC_OK;
+    for (int i = 0; !rc && i < s->b->visual_count; i++) {
+        const ic_model_visual *v = &s->b->visual[i];
+        if (level > v->levels)
+            continue;
+        for (int n = 0; n < v->rows; n++)
+            s->m->places[n] = v->row + n;
+        ic_mat from = ic_mat_view(&v->level[level], v->first, v->rows, 0, s->m->x.cols);
+        rc = ic_op_scatter(s->m->device, &from, s->m->places, level == 0, &s->m->x);
+    }
+    return rc;
+}
+
+static int store_rows(const pass *s, int index, const ic_mat *k, const ic_mat *v)
+{
+    int rc = IC_OK, row = 0;
+    for (int i = 0; !rc && i < s->b->prefill_count + s->b->decode_count; i++) {
+        bool decodes = i >= s->b->prefill_count;
+        ic_slab *slab = decodes ? s->b->decode[i - s->b->prefill_count] : s->b->prefill[i].slab;
+        int rows = decodes ? 1 : s->b->prefill[i].rows;
+        ic_mat ki = ic_mat_view(k, row, rows, 0, k->cols),
+               vi = ic_mat_view(v, row, rows, 0, v->cols);
+        rc = ic_slab_store(slab, index, rows, 0, &ki, &vi);
+        row += rows;
+    }
+    return rc;
+}
+
+static int attend(const pass *s, int index, const ic_mat *q, const ic_mat *y)
+{
+    const ic_text_config *t = &s->m->config->text;
+    float scale = 1.0f / sqrtf((float)t->head_dim);
+    int rc = IC_OK, row = 0;
+    for (int i = 0; !rc && i < s->b->prefill_count; i++) {
+        const ic_model_slice *p = &s->b->prefill[i];
+        ic_mat qi = ic_mat_view(q, row, p->rows, 0, q->cols);
+        ic_mat yi = ic_mat_view(y, row, p->rows, 0, y->cols);
+        rc = ic_op_attention_prefill(s->m->device, p->slab, index, t->heads, &qi, 0, &s->m->rope,
+                                     scale, &yi);
+        row += p->rows;
+    }
+    if (!rc && s->decode) {
+        ic_mat qd = ic_mat_view(q, row, s->decode, 0, q->cols);
+        ic_mat yd = ic_mat_view(y, row, s->decode, 0, y->cols);
+        rc = ic_op_attention_decode(s->m->device, (const ic_slab *const *)s->b->decode, s->decode,
+                                    index, t->heads, &qd, &s->m->rope, scale, &yd);
+    }
+    return rc;
+}
+
+/* x += o(attention(norm(x))) */
+static int attention_half(const pass *s, int index, const ic_mat *x)
+{
+    ic_model *m = s->m;
+    const ic_text_config *t = &m->config->text;
+    const layer *l = &m->layers[index];
+    int64_t qw = (int64_t)t->heads * t->head_dim, kw = (int64_t)t->kv_heads * t->head_dim;
+    ic_mat normed = ic_mat_view(&m->normed, 0, x->rows, 0, x->cols);
+    ic_mat q = ic_mat_view(&m->qkv, 0, x->rows, 0, qw);
+    ic_mat k = ic_mat_view(&m->qkv, 0, x->rows, qw, kw);
+    ic_mat v = ic_mat_view(&m->qkv, 0, x->rows, qw + kw, kw);
+    ic_mat y = ic_mat_view(&m->attended, 0, x->rows, 0, qw);
+    int rc = ic_op_rmsnorm(m->device, x, l->input_norm, t->hidden, t->rms_eps, &normed);
+    if (!rc)
+        rc = product(s, &normed, &l->q, false, &q);
+    if (!rc)
+        rc = product(s, &normed, &l->k, false, &k);
+    if (!rc)
+        rc = product(s, &normed, &l->v, false, &v);
+    if (!rc && l->q_norm)
+        rc = ic_op_rmsnorm(m->device, &q, l->q_norm, t->head_dim, t->rms_eps, &q);
+    if (!rc && l->k_norm)
+        rc = ic_op_rmsnorm(m->device, &k, l->k_norm, t->head_dim, t->rms_eps, &k);
+    if (!rc)
+        rc = store_rows(s, index, &k, &v);
+    if (!rc)
+        rc = attend(s, index, &q, &y);
+    return rc ? rc : product(s, &y, &l->o, true, x);
+}
+
+/* x += down(silu(gate(norm(x))) * up(norm(x))) */
+static int mlp_half(const pass *s, int index, const ic_mat *x)
+{
+    ic_model *m = s->m;
+    const ic_text_config *t = &m->config->text;
+    const layer *l = &m->layers[index];
+    int64_t width = t->intermediate;
+    ic_mat normed = ic_mat_view(&m->normed, 0, x->rows, 0, x->cols);
+    ic_mat both = ic_mat_view(&m->gate_up, 0, x->rows, 0, 2 * width);
+    ic_mat gate = ic_mat_view(&both, 0, x->rows, 0, width);
+    ic_mat up = ic_mat_view(&both, 0, x->rows, width, width);
+    ic_mat y = ic_mat_view(&m->activated, 0, x->rows, 0, width);
+    int rc = ic_op_rmsnorm(m->device, x, l->post_norm, t->hidden, t->rms_eps, &normed);
+    if (!rc)
+        rc = product(s, &normed, &l->gate, false, &gate);
+    if (!rc)
+        rc = product(s, &normed, &l->up, false, &up);
+    if (!rc)
+        rc = ic_op_swiglu(m->device, &both, &y);
+    return rc ? rc : product(s, &y, &l->down, true, x);
+}
+
+/* Logits always take the decode kernel, so that the first token of an answer does not depend on how
+ * many other answers begin with it. */
+int ic_model_read_out(ic_model *m, const ic_model_batch *b)
+{
+    int n = b->wanted_count;
+    if (n == 0)
+        return ic_ops_wait(m->device);
+    ic_mat picked = ic_mat_view(&m->picked, 0, n, 0, m->picked.cols);
+    ic_mat scores = ic_mat_view(&m->scores, 0, n, 0, m->scores.cols);
+    int rc = ic_op_gather(m->device, &m->x, b->wanted, &picked);
+    if (!rc)
+        rc = ic_op_rmsnorm(m->device, &picked, m->norm, (int)picked.cols, m->config->text.rms_eps,
+                           &picked);
+    if (!rc)
+        rc =
+            ic_op_gemm(m->device, IC_DECODE, &picked, m->head.weight, m->head.bias, false, &scores);
+    if (!rc)
+        rc = ic_ops_wait(m->device);
+    return rc ? rc
+              : ic_device_download(m->device, b->logits, scores.data,
+                                   (size_t)(n * scores.cols) * sizeof(float));
+}
+
+int ic_model_forward(ic_model *m, const ic_model_batch *b)
+{
+    pass s = {.m = m, .b = b, .decode = b->decode_count};
+    for (int i = 0; i < b->prefill_count; i++)
+        s.prefill += b->prefill[i].rows;
+    IC_ASSERT(s.prefill + s.decode <= m->rows_max && b->wanted_count <= m->wanted_max);
+    ic_mat x = ic_mat_view(&m->x, 0, s.prefill + s.decode, 0, m->x.cols);
+    int rc = ic_op_gather(m->device, &m->table, b->ids, &x);
+    if (!rc)
+        rc = add_level(&s, 0);
+    for (int i = 0; !rc && i < m->config->text.layers; i++) {
+        rc = attention_half(&s, i, &x);
+        if (!rc)
+            rc = mlp_half(&s, i, &x);
+        if (!rc)
+            rc = add_level(&s, i + 1);
+    }
+    return rc ? rc : ic_model_read_out(m, b);
+}
