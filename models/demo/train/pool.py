@@ -15,7 +15,7 @@ CODECS = {
     "h264": (["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"], "mp4", (18, 34)),
     "vp9": (["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "0", "-pix_fmt", "yuv420p"],
             "webm", (20, 46)),
-    "av1": (["-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "9", "-b:v", "0", "-pix_fmt", "yuv420p"],
+    "av1": (["-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "8", "-b:v", "0", "-pix_fmt", "yuv420p"],
             "mkv", (20, 48)),
 }
 
