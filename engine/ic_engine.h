@@ -115,10 +115,11 @@ typedef struct ic_slice {
  * the device (IC_EDEVICE: all sessions are to be failed). Sessions are distinct. */
 IC_MUST_CHECK int ic_engine_step(ic_engine *engine, ic_slice *slices, int count, ic_error *e);
 
-/* For tests and bench: fn sees the logits [vocab] of every row that is computed from now on, prompt
- * and answer, in the order of its session's rows. NULL: off. They are then computed for all rows,
- * which is slow. */
-typedef void ic_logits_fn(void *arg, const ic_session *s, uint32_t ordinal, const float *logits);
+/* For tests and bench: fn sees token and logits [vocab] of every row that is computed from now on,
+ * prompt and answer, in the order of its session's rows. NULL: off. They are then computed for all
+ * rows, which is slow. */
+typedef void ic_logits_fn(void *arg, const ic_session *s, uint32_t ordinal, int32_t id,
+                          const float *logits);
 void ic_engine_watch_logits(ic_engine *engine, ic_logits_fn *fn, void *arg);
 
 #endif

@@ -192,7 +192,7 @@ static int show_logits(pass *p, ic_model_batch *b)
             rc = ic_model_read_out(engine->model, b);
             for (int i = 0; !rc && i < n; i++)
                 engine->watch(engine->watch_arg, j->slice->session,
-                              engine->step->rows[rows[i]].ordinal,
+                              engine->step->rows[rows[i]].ordinal, engine->step->ids[rows[i]],
                               engine->step->logits + (int64_t)i * engine->info.vocab);
         }
     }
