@@ -237,7 +237,7 @@ static int sum_manifest(const ic_store_writer *w, const ic_store_manifest *m, in
                         uint8_t sum[SUM_BYTES], ic_error *e)
 {
     ic_buf b;
-    ic_store_segment g;
+    ic_store_segment g = {0};
     uint8_t own[SUM_BYTES];
     int rc = IC_OK;
     ic_buf_init(&b, 0);
