@@ -156,7 +156,8 @@ static int reach_from(ic_media *m, ic_error *e)
         int rc = look_ahead(m);
         if (rc != IC_OK && rc != IC_ECLOSED)
             return ic_error_set(e, rc, "while seeking: %s", m->end_error.text);
-        if (rc == IC_OK && (m->ahead.pts_us <= from || target == 0))
+        /* What was decoded without its key picture is not what the file shows. */
+        if (rc == IC_OK && m->ahead.frame->key_frame && m->ahead.pts_us <= from)
             return IC_OK;
     }
     return ic_error_set(e, IC_EIO, "cannot go to %.1f s in this file", (double)from / 1e6);

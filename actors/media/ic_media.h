@@ -80,10 +80,11 @@ typedef struct ic_media_config {
     int open_timeout_ms;   /* from open to the first decoded picture */
     int packet_timeout_ms; /* longest wait for the next bytes */
     int64_t max_pixels;    /* width * height of a picture */
-    int threads;           /* of the decoder */
-    bool live;             /* also set by rtsp and cameras */
-    bool allow_network;    /* URL at all */
-    bool allow_private;    /* URL: also private, loopback and link-local addresses */
+    /* More than one may show the damaged parts of a damaged file differently each time. */
+    int threads;        /* of the decoder */
+    bool live;          /* also set by rtsp and cameras */
+    bool allow_network; /* URL at all */
+    bool allow_private; /* URL: also private, loopback and link-local addresses */
     bool allow_camera;
     const char
         *ca_file; /* https: certificates trusted instead of the system's; NULL: the system's */

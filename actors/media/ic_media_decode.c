@@ -209,10 +209,17 @@ int ic_media_input_next(ic_media_input *in, ic_media_picture *out, ic_error *e)
 
 int ic_media_input_seek(ic_media_input *in, int64_t to_us)
 {
-    int64_t stamp =
-        av_sat_add64(in->origin, av_rescale_q(to_us, AV_TIME_BASE_Q, in->stream->time_base));
+    AVRational base = in->stream->time_base;
+    int64_t stamp = av_sat_add64(in->origin, av_rescale_q(to_us, AV_TIME_BASE_Q, base));
+    /* The first key picture is decoded before it is shown: its packet may be stamped earlier. */
+    int64_t before = av_sat_sub64(in->origin, av_rescale_q(SECOND, AV_TIME_BASE_Q, base));
+    int av = -1;
     ic_media_guard_begin(in->guard);
-    if (av_seek_frame(in->format, in->stream->index, stamp, AVSEEK_FLAG_BACKWARD) < 0)
+    if (to_us == 0)
+        av = av_seek_frame(in->format, in->stream->index, before, AVSEEK_FLAG_BACKWARD);
+    if (av < 0)
+        av = av_seek_frame(in->format, in->stream->index, stamp, AVSEEK_FLAG_BACKWARD);
+    if (av < 0)
         return IC_EIO;
     avcodec_flush_buffers(in->decoder);
     in->draining = in->has_last = false;

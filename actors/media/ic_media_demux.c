@@ -177,6 +177,10 @@ static int open_bytes(ic_media_input *in, const ic_media_source *src, ic_error *
     if (av >= 0)
         return IC_OK;
     bool mp4 = strncmp(name, "mov", 3) == 0;
+    if (!in->pb->seekable && reason(in, av) == IC_EIO && in->bytes.status == IC_OK)
+        return ic_error_set(e, IC_EUNSUPPORTED,
+                            "%s: the format '%s' needs a source that can seek: give it as a file",
+                            shown_name(src), name);
     return fail_open(in, src, av,
                      mp4 && !in->pb->seekable
                          ? "its index (moov) is not at the front, and this source cannot seek: "
