@@ -369,7 +369,8 @@ static int turn_once(ic_client *c, int fd, bool *fd_ready, int timeout_ms, bool 
     if (zmq_poll(items, count, timeout_ms < TICK_MS ? timeout_ms : TICK_MS) < 0)
         return errno == EINTR ? IC_EAGAIN
                               : ic_error_set(e, IC_EIO, "polling: %s", zmq_strerror(errno));
-    for (int i = 0; i < DRAIN_MAX && receive(c); i++)
+    /* Behind the answer of a call come events that its caller takes with other eyes. */
+    for (int i = 0; i < DRAIN_MAX && !(c->is_calling && c->is_answered) && receive(c); i++)
         *received = true;
     if (c->fatal)
         return ic_error_set(e, c->fatal, "%s", c->fatal_text.text);

@@ -44,7 +44,8 @@ const ic_wire_welcome *ic_client_welcome(const ic_client *c);
 
 /* Sends a request (any client verb whose OK is wanted) and waits for its answer. Fills in `re`, and
  * a random `key` where the verb has one and the caller gave none. reply is the OK, to be released
- * by ic_wire_msg_fini; empty after an error. An ERROR from the server becomes the nearest IC_E*
+ * by ic_wire_msg_fini; empty after an error. Events that the server sent behind its answer are
+ * handed out by later calls, not by this one. An ERROR from the server becomes the nearest IC_E*
  * with the server's sentence; ic_client_last_code tells the exact code. IC_ETIMEOUT: no answer in
  * time; IC_ECLOSED: the server is away; IC_ECANCELED: is_interrupted said so. */
 IC_MUST_CHECK int ic_client_call(ic_client *c, ic_wire_msg *request, ic_wire_msg *reply,
