@@ -239,6 +239,9 @@ static int64_t promised_us(const ic_media_input *in)
 void ic_media_input_note_end(ic_media_input *in)
 {
     int64_t promised = promised_us(in), got = in->last_us + in->last_step_us;
+    /* Some writers count the length from 0, though their clock starts later. */
+    if (in->has_origin && in->origin > 0)
+        promised -= av_rescale_q(in->origin, in->stream->time_base, AV_TIME_BASE_Q);
     if (!in->is_live && !in->is_image && promised - got > SECOND + promised / 20)
         ic_media_note(&in->notes,
                       "the pictures end at %.1f s of %.1f s: the file is truncated or damaged",

@@ -34,9 +34,22 @@ enum {
     MAX_BLOCK = 1 << 30 /* one allocation of FFmpeg; a 16-bit picture of max_pixels fits */
 };
 
+/* FFmpeg's log is not printed. One fact is only in it: that a picture was refused for its size (in
+ * the probing decoders, which run in the caller's thread). If the words change, the answer is a
+ * plain "cannot be decoded". */
+static _Thread_local bool too_large;
+
+static void listen_to_log(void *who, int level, const char *fmt, va_list args)
+{
+    (void)who, (void)level, (void)args;
+    if (strncmp(fmt, "Picture size ", 13) == 0)
+        too_large = true;
+}
+
 static void quiet_once(void)
 {
     av_log_set_level(AV_LOG_QUIET);
+    av_log_set_callback(listen_to_log);
     av_max_alloc(MAX_BLOCK);
     avdevice_register_all();
 }
@@ -368,11 +381,15 @@ static int choose_stream(ic_media_input *in, const ic_media_source *src, ic_erro
 static int open_decoder(ic_media_input *in, const ic_media_source *src, ic_error *e)
 {
     const AVCodecParameters *par = in->stream->codecpar;
-    if ((int64_t)par->width * par->height > in->cfg->max_pixels)
+    if ((int64_t)par->width * par->height > in->cfg->max_pixels || (too_large && !par->width))
         return ic_error_set(e, IC_ELIMIT,
-                            "%s: pictures of %dx%d are larger than the %" PRId64
+                            "%s: its pictures are larger than the %" PRId64
                             " pixels that are allowed",
-                            shown_name(src), par->width, par->height, in->cfg->max_pixels);
+                            shown_name(src), in->cfg->max_pixels);
+    if (par->codec_id == AV_CODEC_ID_NONE)
+        return ic_error_set(
+            e, IC_EFORMAT, "%s: the kind of its video is not known: its head is damaged or cut off",
+            shown_name(src));
     const AVCodec *codec = avcodec_find_decoder(par->codec_id);
     if (!codec || av_match_list(codec->name, decoders, ',') <= 0)
         return ic_error_set(e, IC_EUNSUPPORTED, "%s: there is no decoder here for '%s' video",
@@ -406,6 +423,7 @@ int ic_media_input_open(ic_media_input *in, const ic_media_source *src, ic_error
     if (!in->packet || !in->raw)
         return ic_error_set(e, IC_ENOMEM, "no memory to open %s", shown_name(src));
     ic_media_guard_begin(in->guard);
+    too_large = false;
     int av = find_stream_info(in);
     rc = ic_media_guard_check(in->guard);
     if (in->bytes.status != IC_OK || rc == IC_ECANCELED)
