@@ -1,0 +1,319 @@
+/* Sessions as bytes: saved anywhere, loaded elsewhere, they go on as if nothing had been. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/ic_mem.h"
+#include "engine/ic_session_priv.h"
+#include "ic_test.h"
+#include "ic_test_session.h"
+
+enum { ANSWER = 20, PIECE = 3000 };
+
+static ic_grid grid;
+
+static ic_engine *open_engine(void)
+{
+    ic_error e = {0};
+    ic_engine *engine = ic_test_engine("gqa2_tied_f32", NULL, 1);
+    ic_test_engine_never_stop(engine);
+    ic_assert_ok(ic_engine_grid(engine, 48, 32, 0, true, &grid, &e), &e);
+    return engine;
+}
+
+/* A checkpoint as a store keeps it: the last state, and all pieces so far. */
+typedef struct checkpoint {
+    ic_buf state;
+    ic_buf pieces[64];
+    int count;
+} checkpoint;
+
+static void save(ic_session *s, checkpoint *c)
+{
+    ic_error e = {0};
+    ic_buf_fini(&c->state);
+    ic_buf_init(&c->state, 0);
+    ic_assert_ok(ic_session_save_state(s, &c->state, &e), &e);
+    uint64_t cursor = 0;
+    bool more = true;
+    while (more) {
+        assert_true(c->count < 64);
+        ic_buf *piece = &c->pieces[c->count++];
+        ic_buf_init(piece, 0);
+        ic_assert_ok(ic_session_save_rows(s, false, &cursor, PIECE, piece, &more), &e);
+    }
+    ic_session_mark_saved(s);
+}
+
+static ic_session *load(ic_engine *engine, int cache_tokens, const checkpoint *c)
+{
+    ic_error e = {0};
+    ic_session *s = ic_test_session(engine, NULL, cache_tokens);
+    ic_assert_ok(ic_session_load_state(s, c->state.data, c->state.size, &e), &e);
+    for (int i = 0; i < c->count; i++)
+        ic_assert_ok(ic_session_load_rows(s, c->pieces[i].data, c->pieces[i].size, &e), &e);
+    ic_assert_ok(ic_session_load_finish(s, &e), &e);
+    return s;
+}
+
+static void drop(checkpoint *c)
+{
+    ic_buf_fini(&c->state);
+    for (int i = 0; i < c->count; i++)
+        ic_buf_fini(&c->pieces[i]);
+    c->count = 0;
+}
+
+/* Two rounds about a short clip, all queued by this function as far as `round` says. */
+static void queue_round(ic_session *s, int round)
+{
+    ic_error e = {0};
+    ic_sampling sampling = {.temperature = 0.8f,
+                            .top_k = 20,
+                            .top_p = 0.9f,
+                            .seed = 5,
+                            .repetition_penalty = 1.1f,
+                            .max_tokens = ANSWER};
+    if (round == 0)
+        ic_assert_ok(ic_session_system(s, "You are a careful observer.", &e), &e);
+    for (int i = 0; i < 5; i++) {
+        ic_frame *f = ic_test_frame(&grid, 5 * round + i, (5 * round + i) * 500000);
+        ic_assert_ok(ic_session_frame(s, &f, &grid, &e), &e);
+    }
+    ic_assert_ok(ic_session_ask(s, round ? "And now?" : "What did you see?", &sampling, &e), &e);
+    const int32_t said[3] = {70, 71, 72};
+    if (round == 1)
+        ic_assert_ok(ic_session_force(s, said, 3, &e), &e);
+}
+
+typedef struct history { /* tokens of both answers */
+    int32_t token[2 * ANSWER];
+    int count;
+} history;
+
+/* Goes on until both rounds are over, or until `steps` steps have been made; returns those made. */
+static int go_on(ic_engine *engine, ic_session *s, history *h, int *round, int steps)
+{
+    int made = 0;
+    while (made < steps) {
+        if (!ic_session_is_ready(s)) {
+            if (++*round == 2)
+                break;
+            queue_round(s, *round);
+        }
+        ic_error e = {0};
+        ic_slice slice = {.session = s, .max_rows = 9};
+        ic_assert_ok(ic_engine_step(engine, &slice, 1, &e), &e);
+        assert_int_not_equal(slice.progress, IC_PROGRESS_FAILED);
+        if (slice.progress == IC_PROGRESS_TOKEN)
+            h->token[h->count++] = slice.token;
+        made++;
+    }
+    return made;
+}
+
+static void run_whole(ic_engine *engine, int cache_tokens, history *h, int *steps)
+{
+    ic_session *s = ic_test_session(engine, NULL, cache_tokens);
+    int round = 0;
+    h->count = 0;
+    queue_round(s, 0);
+    *steps = go_on(engine, s, h, &round, 100000);
+    assert_int_equal(h->count, 2 * ANSWER);
+    ic_session_destroy(&s);
+}
+
+/* Saved after any number of steps (in the middle of a group, a prompt, an answer) and loaded into
+ * another engine, the conversation goes on token for token, with and without evictions. */
+static void test_anywhere(void **state)
+{
+    (void)state;
+    ic_engine *first = open_engine(), *second = open_engine();
+    const int budgets[] = {512, 64};
+    for (int b = 0; b < 2; b++) {
+        history whole, parts;
+        int steps;
+        run_whole(first, budgets[b], &whole, &steps);
+        for (int at = 0; at <= steps; at++) {
+            ic_session *s = ic_test_session(first, NULL, budgets[b]);
+            checkpoint c = {0};
+            int round = 0;
+            parts.count = 0;
+            queue_round(s, 0);
+            go_on(first, s, &parts, &round, at / 2);
+            save(s, &c); /* a checkpoint that the next one adds to */
+            go_on(first, s, &parts, &round, at - at / 2);
+            save(s, &c);
+            ic_session_destroy(&s);
+            s = load(second, budgets[b], &c);
+            go_on(second, s, &parts, &round, 100000);
+            assert_int_equal(parts.count, whole.count);
+            assert_memory_equal(parts.token, whole.token, sizeof whole.token);
+            ic_session_destroy(&s);
+            drop(&c);
+        }
+    }
+    ic_engine_close(&first);
+    ic_engine_close(&second);
+}
+
+/* Counters, and what still waits, come back too. */
+static void test_stats(void **state)
+{
+    (void)state;
+    ic_engine *engine = open_engine();
+    ic_session *s = ic_test_session(engine, NULL, 256);
+    history h = {.count = 0};
+    checkpoint c = {0};
+    int round = 0;
+    queue_round(s, 0);
+    go_on(engine, s, &h, &round, 6);
+    ic_frame *f = ic_test_frame(&grid, 9, 9000000);
+    ic_error e = {0};
+    ic_assert_ok(ic_session_frame(s, &f, &grid, &e), &e);
+    save(s, &c);
+    ic_session *t = load(engine, 256, &c);
+    ic_session_stats a, b;
+    ic_session_stats_of(s, &a);
+    ic_session_stats_of(t, &b);
+    assert_int_equal(a.tokens, b.tokens);
+    assert_int_equal(a.frames, b.frames);
+    assert_int_equal(a.groups, b.groups);
+    assert_int_equal(a.turn, b.turn);
+    assert_int_equal(a.cache_used, b.cache_used);
+    assert_int_equal(a.pending_rows, b.pending_rows);
+    assert_int_equal(a.pending_bytes, b.pending_bytes);
+    assert_int_equal(a.answering, b.answering);
+    assert_int_equal(a.prompt_tokens, b.prompt_tokens);
+    assert_int_equal(ic_session_live_bytes(s), ic_session_live_bytes(t));
+    ic_session_destroy(&s);
+    ic_session_destroy(&t);
+    drop(&c);
+    ic_engine_close(&engine);
+}
+
+/* The meaning of a session's bytes changes with every setting, and with nothing else. */
+static void test_meaning(void **state)
+{
+    (void)state;
+    ic_engine *engine = open_engine(), *again = open_engine();
+    ic_session_config c;
+    char a[33], b[33];
+    ic_session_config_default(engine, 256, &c);
+    ic_session_meaning(engine, &c, a);
+    ic_session_meaning(again, &c, b);
+    assert_string_equal(a, b);
+    c.pending_bytes_max++;
+    ic_session_meaning(engine, &c, b);
+    assert_string_equal(a, b);
+    int *settings[] = {&c.cache_tokens, &c.chunk_max, &c.slack, &c.sinks, &c.pinned_max};
+    for (int i = 0; i < 5; i++) {
+        ++*settings[i];
+        ic_session_meaning(engine, &c, b);
+        assert_string_not_equal(a, b);
+        --*settings[i];
+    }
+    ic_engine *other = ic_test_engine("gqa2_text_f32", NULL, 1);
+    ic_session_meaning(other, &c, b);
+    assert_string_not_equal(a, b);
+    ic_engine_close(&other);
+    ic_engine_close(&engine);
+    ic_engine_close(&again);
+}
+
+/* Another version, another configuration, a used session, missing rows: each is refused with its
+ * reason. */
+static void test_refusals(void **state)
+{
+    (void)state;
+    ic_engine *engine = open_engine();
+    ic_session *s = ic_test_session(engine, NULL, 256);
+    history h = {.count = 0};
+    checkpoint c = {0};
+    ic_error e = {0};
+    int round = 0;
+    queue_round(s, 0);
+    go_on(engine, s, &h, &round, 8);
+    save(s, &c);
+    assert_int_equal(ic_session_load_state(s, c.state.data, c.state.size, &e), IC_EINVAL);
+    ic_session_destroy(&s);
+
+    s = ic_test_session(engine, NULL, 300);
+    assert_int_equal(ic_session_load_state(s, c.state.data, c.state.size, &e), IC_EMISMATCH);
+    ic_session_destroy(&s);
+
+    s = ic_test_session(engine, NULL, 256);
+    c.state.data[4]++;
+    assert_int_equal(ic_session_load_state(s, c.state.data, c.state.size, &e), IC_EVERSION);
+    c.state.data[4]--;
+    ic_session_destroy(&s);
+
+    s = ic_test_session(engine, NULL, 256);
+    ic_assert_ok(ic_session_load_state(s, c.state.data, c.state.size, &e), &e);
+    assert_int_equal(ic_session_load_finish(s, &e), IC_EFORMAT);
+    ic_session_destroy(&s);
+    drop(&c);
+    ic_engine_close(&engine);
+}
+
+/* More bytes of waiting frames than a state may hold: IC_EBUSY, later it can be saved. */
+static void test_too_much_waits(void **state)
+{
+    (void)state;
+    ic_engine *engine = open_engine();
+    ic_session *s = ic_test_session(engine, NULL, 512);
+    ic_error e = {0};
+    ic_grid large;
+    ic_assert_ok(ic_engine_grid(engine, 120, 120, 0, true, &large, &e), &e);
+    ic_buf state_bytes;
+    ic_buf_init(&state_bytes, 0);
+    for (int i = 0; i < 500; i++) {
+        ic_frame *f = ic_test_frame(&large, i, i * 500000);
+        ic_assert_ok(ic_session_frame(s, &f, &large, &e), &e);
+    }
+    assert_int_equal(ic_session_save_state(s, &state_bytes, &e), IC_EBUSY);
+    assert_int_equal(state_bytes.size, 0);
+    ic_buf_fini(&state_bytes);
+    ic_session_destroy(&s);
+    ic_engine_close(&engine);
+}
+
+/* A state cut off anywhere is refused; one with any byte changed is refused or harmless: whatever
+ * loads can be destroyed. */
+static void test_damage(void **state)
+{
+    (void)state;
+    ic_engine *engine = open_engine();
+    ic_session *s = ic_test_session(engine, NULL, 256);
+    history h = {.count = 0};
+    checkpoint c = {0};
+    int round = 0;
+    queue_round(s, 0);
+    go_on(engine, s, &h, &round, 5);
+    save(s, &c);
+    ic_session_destroy(&s);
+    ic_error e;
+    for (size_t cut = 0; cut < c.state.size; cut += 1 + cut / 40) {
+        s = ic_test_session(engine, NULL, 256);
+        assert_int_not_equal(ic_session_load_state(s, c.state.data, cut, &e), IC_OK);
+        ic_session_destroy(&s);
+    }
+    for (size_t at = 0; at < c.state.size; at += 1 + at / 60) {
+        s = ic_test_session(engine, NULL, 256);
+        c.state.data[at] ^= 0x55;
+        (void)!ic_session_load_state(s, c.state.data, c.state.size, &e);
+        c.state.data[at] ^= 0x55;
+        ic_session_destroy(&s);
+    }
+    drop(&c);
+    ic_engine_close(&engine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_anywhere),       cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_meaning),        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_too_much_waits), cmocka_unit_test(test_damage),
+    };
+    return IC_TEST_RUN(tests);
+}
