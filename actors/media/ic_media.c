@@ -100,6 +100,12 @@ static void fill_info(ic_media *m)
     bool timed = !in->is_live && !in->is_image && in->format->duration != AV_NOPTS_VALUE
                  && in->format->duration > 0;
     i->duration_us = timed ? in->format->duration : -1;
+    /* Matroska counts its length from 0, also when its clock starts later. */
+    int64_t late =
+        in->has_origin ? av_rescale_q(in->origin, in->stream->time_base, AV_TIME_BASE_Q) : 0;
+    if (timed && late > 0 && late < i->duration_us
+        && strncmp(in->format->iformat->name, "matroska", 8) == 0)
+        i->duration_us -= late;
     snprintf(i->codec, sizeof i->codec, "%s", avcodec_get_name(in->stream->codecpar->codec_id));
     snprintf(i->container, sizeof i->container, "%s", in->format->iformat->name);
 }

@@ -287,7 +287,7 @@ static int ask(http *h, int64_t offset, ic_error *e)
 /* h->url becomes where the redirect points. */
 static int follow(http *h, ic_error *e)
 {
-    char text[sizeof h->location + 600], path[sizeof h->url.target];
+    char text[sizeof h->location + sizeof h->url.target + 600], path[sizeof h->url.target];
     const ic_media_url *u = &h->url;
     const char *open = strchr(u->host, ':') ? "[" : "", *shut = open[0] ? "]" : "";
     if (strstr(h->location, "://"))
