@@ -27,6 +27,8 @@ typedef struct ic_device_config {
     int threads; /* compute threads of the CPU backend; 0: one per core that this process may use */
     bool
         plain_loops; /* CPU: no GEMM library and no wide instructions, for tests of the reference */
+    bool library;    /* CPU: prefill products through the GEMM library even where the own loops are
+                        chosen as the faster ones; IC_EUNSUPPORTED when it is not built in */
 } ic_device_config;
 
 typedef struct ic_device_info {

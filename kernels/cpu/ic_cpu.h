@@ -2,6 +2,7 @@
 #ifndef IC_CPU_H
 #define IC_CPU_H
 
+#include "kernels/cpu/ic_cpu_library.h"
 #include "kernels/cpu/ic_cpu_pool.h"
 #include "kernels/cpu/ic_cpu_vec.h"
 #include "kernels/ic_device_priv.h"
@@ -26,7 +27,7 @@ typedef struct ic_cpu_device {
     ic_device base;
     ic_cpu_pool *pool;
     const ic_cpu_vec *vec;
-    bool library;            /* big products through the GEMM library */
+    ic_cpu_library *library; /* prefill products go through it; NULL: the own loops */
     ic_cpu_scratch shared;   /* of the operation in progress */
     ic_cpu_scratch *workers; /* [threads]: of the task in progress */
     ic_cpu_angles angles;

@@ -3,6 +3,7 @@
  * A weight stays as it lies in the model's file, rows [out, in]: decode reads it row by row, and
  * prefill turns a block of columns of W^T into a panel just before it is used, which costs little
  * beside the product. One copy serves both, and memory-mapped files need none at all. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/ic_mem.h"
@@ -13,7 +14,7 @@ enum {
     PANEL_K = 1024,         /* of the sum at a time: panel and rows stay in the L2 cache */
     TILE_ROWS = 512,        /* rows of x at a time */
     DECODE_BYTES = 1 << 17, /* of weight in a decode task */
-    DECODE_ROWS_AT_ONCE = 8 /* outputs that a decode kernel takes together */
+
 };
 
 /* --- weights --- */
@@ -126,9 +127,11 @@ static bool in_bf16(const ic_cpu_device *d, const ic_cpu_weight *w)
 
 static int halve_x(gemm_job *j)
 {
+    /* The library pads rows: room behind the last; whatever numbers stand there fall on rows of the
+     * product that nobody reads. */
+    int64_t rows = j->d->library ? ic_cpu_round_up(j->x->rows, TILE_ROWS) : j->x->rows;
     j->half_stride = ic_cpu_round_up(j->x->cols, 32);
-    size_t bytes = (size_t)(j->x->rows * j->half_stride) * sizeof *j->half;
-    j->half = ic_cpu_shared_scratch(j->d, bytes);
+    j->half = ic_cpu_shared_scratch(j->d, (size_t)(rows * j->half_stride) * sizeof *j->half);
     if (!j->half)
         return IC_ENOMEM;
     ic_cpu_for_rows(j->d, halve_rows, j, j->x->rows, (1 << 15) / (j->x->cols + 1) + 1);
@@ -159,7 +162,7 @@ static int run_decode(gemm_job *j)
 {
     int64_t in = j->w->base.in_dim, out = j->w->base.out_dim;
     int64_t rows = DECODE_BYTES / (in * (int64_t)ic_dtype_size(j->w->stored));
-    j->block = ic_cpu_round_up(rows > 0 ? rows : 1, DECODE_ROWS_AT_ONCE);
+    j->block = ic_cpu_round_up(rows > 0 ? rows : 1, IC_CPU_LANES);
     if (ic_cpu_reserve_workers(j->d, (size_t)(j->x->rows * j->block) * sizeof(float)))
         return IC_ENOMEM;
     ic_cpu_pool_run(j->d->pool, decode_task, j, (int)((out + j->block - 1) / j->block));
@@ -263,6 +266,86 @@ static int run_prefill(gemm_job *j)
     return 0;
 }
 
+/* --- prefill: through the library --- */
+
+enum { LIBRARY_COLS = 256 };
+
+typedef struct library_job {
+    const gemm_job *gemm;
+    ic_cpu_product whole, last; /* a full block of columns, and the rest */
+    const char *a;              /* rows of x in the product's dtype, padded with zero rows */
+    int64_t row;                /* first row of y */
+    int rows;                   /* that exist */
+    _Atomic int status;
+} library_job;
+
+static void library_task(void *arg, int task, int worker)
+{
+    library_job *j = arg;
+    const ic_cpu_weight *w = j->gemm->w;
+    int64_t first = (int64_t)task * LIBRARY_COLS, left = w->base.out_dim - first;
+    const ic_cpu_product *p = left < LIBRARY_COLS ? &j->last : &j->whole;
+    const char *from =
+        (const char *)w->data + first * w->base.in_dim * (int64_t)ic_dtype_size(w->stored);
+    float *sums = ic_cpu_worker_scratch(j->gemm->d, worker);
+    int rc = ic_cpu_library_run(j->gemm->d->library, worker, p, j->a, from, sums);
+    if (rc)
+        j->status = rc;
+    for (int i = 0; i < j->rows && rc == 0; i++)
+        finish_row(j->gemm, j->row + i, first, p->cols, sums + (int64_t)i * p->cols);
+}
+
+static bool library_takes(const gemm_job *j)
+{
+    return j->d->library && (j->half || j->w->stored == IC_F32);
+}
+
+/* Rows [row, row + rows) in the form of the library: bf16 rows are padded in place behind the last
+ * (halve_x keeps room), f32 rows are copied. */
+static const char *library_rows(const gemm_job *j, int64_t row, int rows, int padded)
+{
+    if (j->half && row + padded <= ic_cpu_round_up(j->x->rows, TILE_ROWS))
+        return (const char *)(j->half + row * j->half_stride);
+    float *copy = ic_cpu_shared_scratch(j->d, (size_t)(padded * j->x->cols) * sizeof *copy);
+    for (int i = 0; copy && i < padded; i++) {
+        float *to = copy + i * j->x->cols;
+        if (i < rows)
+            memcpy(to, ic_cpu_row(j->x, row + i), (size_t)j->x->cols * sizeof *to);
+        else
+            memset(to, 0, (size_t)j->x->cols * sizeof *to);
+    }
+    return (const char *)copy;
+}
+
+static int run_library(gemm_job *j)
+{
+    int64_t out = j->w->base.out_dim;
+    ic_cpu_product p = {.dtype = j->half ? IC_BF16 : IC_F32,
+                        .cols = LIBRARY_COLS,
+                        .k = (int)j->x->cols,
+                        .lda = j->half ? j->half_stride : j->x->cols};
+    if (ic_cpu_reserve_workers(j->d, TILE_ROWS * LIBRARY_COLS * sizeof(float)))
+        return IC_ENOMEM;
+    int rc = 0;
+    for (int64_t row = 0; row < j->x->rows && rc == 0; row += TILE_ROWS) {
+        int rows = (int)(j->x->rows - row < TILE_ROWS ? j->x->rows - row : TILE_ROWS);
+        p.rows = ic_cpu_library_rows(rows);
+        library_job job = {.gemm = j, .whole = p, .last = p, .row = row, .rows = rows};
+        job.last.cols = (int)(out % LIBRARY_COLS);
+        if (out >= LIBRARY_COLS)
+            rc = ic_cpu_library_prepare(j->d->library, &job.whole);
+        if (rc == 0 && job.last.cols)
+            rc = ic_cpu_library_prepare(j->d->library, &job.last);
+        job.a = rc ? NULL : library_rows(j, row, rows, p.rows);
+        if (!job.a)
+            return rc ? rc : IC_ENOMEM;
+        ic_cpu_pool_run(j->d->pool, library_task, &job,
+                        (int)((out + LIBRARY_COLS - 1) / LIBRARY_COLS));
+        rc = job.status;
+    }
+    return rc;
+}
+
 int ic_cpu_gemm(ic_device *base, ic_role role, const ic_mat *x, const ic_weight *w,
                 const float *bias, bool add, ic_mat *y)
 {
@@ -273,16 +356,52 @@ int ic_cpu_gemm(ic_device *base, ic_role role, const ic_mat *x, const ic_weight 
                     .add = add,
                     .y = y};
     int rc = in_bf16(job.d, job.w) ? halve_x(&job) : 0;
-    if (rc == 0)
-        rc = role == IC_DECODE ? run_decode(&job) : run_prefill(&job);
-    return rc;
+    if (rc)
+        return rc;
+    if (role == IC_DECODE)
+        return run_decode(&job);
+    return library_takes(&job) ? run_library(&job) : run_prefill(&job);
 }
 
 /* --- measuring --- */
 
-/* The best of the products that fit into the time, through the same way that the engine's take. */
+typedef struct packed_job {
+    ic_cpu_library *library;
+    ic_cpu_product product;
+    const void *a;
+    ic_cpu_scratch *rooms;
+} packed_job;
+
+static void packed_task(void *arg, int task, int worker)
+{
+    (void)task;
+    packed_job *j = arg;
+    if (ic_cpu_library_run(j->library, worker, &j->product, j->a, NULL,
+                           (float *)(void *)j->rooms[worker].memory))
+        j->product.rows = 0; /* such a rate is 0 */
+}
+
+/* One library product of packed weights per thread at once: as fast as the library goes. */
+static double packed_pass(ic_cpu_device *d, ic_dtype compute, int m, int n, int k, const void *a)
+{
+    int threads = ic_cpu_pool_threads(d->pool);
+    packed_job j = {.library = d->library,
+                    .product = {compute, m, n / threads, k, k, true},
+                    .a = a,
+                    .rooms = d->workers};
+    if (ic_cpu_library_prepare(d->library, &j.product)
+        || ic_cpu_reserve_workers(d, (size_t)m * (size_t)j.product.cols * sizeof(float)))
+        return 0;
+    double before = ic_cpu_now();
+    ic_cpu_pool_run(d->pool, packed_task, &j, threads);
+    return 2.0 * j.product.rows * j.product.cols * threads * k / (ic_cpu_now() - before);
+}
+
+/* The best of the products that fit into the time: with the library, of both its forms; else of the
+ * own loops, through the same way that the engine's products take. */
 double ic_cpu_gemm_rate(ic_device *base, ic_dtype compute, int m, int n, int k, double seconds)
 {
+    ic_cpu_device *d = ic_cpu_of(base);
     int64_t elements = (int64_t)n * k;
     void *host = ic_try_alloc_aligned((size_t)elements * ic_dtype_size(compute));
     ic_mat x = {ic_try_alloc_aligned((size_t)m * (size_t)k * 4), IC_F32, m, k, k};
@@ -291,14 +410,16 @@ double ic_cpu_gemm_rate(ic_device *base, ic_dtype compute, int m, int n, int k, 
     double best = 0;
     if (host && x.data && y.data
         && ic_cpu_weight_new(&w, base, host, compute, compute, n, k, NULL) == 0) {
-        double start = ic_cpu_now(), before = start;
+        double start = ic_cpu_now();
         do {
+            double before = ic_cpu_now();
             if (ic_cpu_gemm(base, IC_PREFILL, &x, w, NULL, false, &y))
                 break;
-            double after = ic_cpu_now(), rate = 2.0 * m * n * k / (after - before);
+            double rate = 2.0 * m * n * k / (ic_cpu_now() - before);
+            double packed = d->library ? packed_pass(d, compute, m, n, k, x.data) : 0;
+            rate = packed > rate ? packed : rate;
             best = rate > best ? rate : best;
-            before = after;
-        } while (before - start < seconds);
+        } while (ic_cpu_now() - start < seconds);
         ic_cpu_weight_destroy(w);
     }
     ic_free(host);

@@ -41,6 +41,9 @@ typedef struct ic_cpu_vec {
     void (*gemv_bf16)(const uint16_t *w, int out, int64_t in, const uint16_t *x, int64_t ldx, int n,
                       float *y, int64_t ldy);
 
+    /* Reads all bytes and returns some number: for measuring. */
+    float (*read)(const void *data, int64_t bytes);
+
     void (*rmsnorm)(const float *x, const float *weight, float eps, float *y, int n);
     void (*layernorm)(const float *x, const float *weight, const float *bias, float eps, float *y,
                       int n);

@@ -132,7 +132,8 @@ VECTOR void v_transpose(const char *from, int64_t from_stride, char *to, int64_t
             r[i + 2 * j + 1] = _mm256_shuffle_ps(s[i + j], s[i + j + 2], 0xee);
         }
     for (int i = 0; i < 4; i++) {
-        _mm256_storeu_ps((void *)(to + i * to_stride), _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_storeu_ps((void *)(to + i * to_stride),
+                         _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
         _mm256_storeu_ps((void *)(to + (i + 4) * to_stride),
                          _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
     }

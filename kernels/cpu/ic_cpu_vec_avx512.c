@@ -7,9 +7,10 @@
 
 #include <immintrin.h>
 
-#define TARGET      __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
-#define BF16_TARGET __attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
-#define VECTOR      TARGET static inline __attribute__((always_inline))
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+#define BF16_TARGET                                                                                \
+    __attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+#define VECTOR TARGET static inline __attribute__((always_inline))
 typedef __m512 V;
 enum { W = 16, TILE_VECTORS = 4, GEMV_X = 4 };
 
@@ -144,37 +145,36 @@ VECTOR void v_transpose(const char *from, int64_t from_stride, char *to, int64_t
 
 #define BF16_INLINE BF16_TARGET static inline __attribute__((always_inline))
 
-BF16_INLINE void pairs_tile(const uint16_t *a, int64_t lda, const uint32_t *b, int64_t ldb, float *c,
-                            int64_t ldc, int pairs, bool add, const int rows)
+BF16_INLINE void pairs_tile(const uint16_t *a, int64_t lda, const uint32_t *b, int64_t ldb,
+                            float *c, int64_t ldc, int pairs, bool add, const int rows)
 {
     V sum[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int j = 0; j < TILE_VECTORS; j++)
-            sum[r][j] = add ? v_load(c + r * ldc + j * W) : v_zero();
+        UNROLL for (int j = 0; j < TILE_VECTORS; j++) sum[r][j] =
+            add ? v_load(c + r * ldc + j * W) : v_zero();
     }
     for (int i = 0; i < pairs; i++) {
         __m512bh line[TILE_VECTORS];
-        UNROLL for (int j = 0; j < TILE_VECTORS; j++)
-            line[j] = (__m512bh)_mm512_loadu_si512(b + i * ldb + j * W);
+        UNROLL for (int j = 0; j < TILE_VECTORS; j++) line[j] =
+            (__m512bh)_mm512_loadu_si512(b + i * ldb + j * W);
         UNROLL for (int r = 0; r < rows; r++)
         {
             int pair;
             memcpy(&pair, a + r * lda + 2 * i, sizeof pair);
             __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
-            UNROLL for (int j = 0; j < TILE_VECTORS; j++)
-                sum[r][j] = _mm512_dpbf16_ps(sum[r][j], line[j], x);
+            UNROLL for (int j = 0; j < TILE_VECTORS; j++) sum[r][j] =
+                _mm512_dpbf16_ps(sum[r][j], line[j], x);
         }
     }
     UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int j = 0; j < TILE_VECTORS; j++)
-            v_store(c + r * ldc + j * W, sum[r][j]);
+        UNROLL for (int j = 0; j < TILE_VECTORS; j++) v_store(c + r * ldc + j * W, sum[r][j]);
     }
 }
 
-BF16_INLINE void pairs_rows(const uint16_t *a, int64_t lda, const uint32_t *b, int64_t ldb, float *c,
-                            int64_t ldc, int pairs, int n, bool add, const int rows)
+BF16_INLINE void pairs_rows(const uint16_t *a, int64_t lda, const uint32_t *b, int64_t ldb,
+                            float *c, int64_t ldc, int pairs, int n, bool add, const int rows)
 {
     for (int j = 0; j < n; j += TILE_VECTORS * W)
         pairs_tile(a, lda, b + j, ldb, c + j, ldc, pairs, add, rows);
@@ -200,65 +200,52 @@ BF16_INLINE __m512bh load_halves(const uint16_t *p)
     return (__m512bh)_mm512_loadu_si512(p);
 }
 
-/* x is padded with zeros to whole vectors; w is not. */
+/* As gemv_tile. x is padded with zeros to whole vectors; w is not. */
 BF16_INLINE void gemv_bf16_tile(const uint16_t *w, int64_t in, const uint16_t *x, int64_t ldx,
-                                float *y, int64_t ldy, const int outs, const int xs)
+                                float *y, int64_t ldy, const int xs)
 {
-    V sum[GEMV_ROWS][GEMV_X];
-    UNROLL for (int o = 0; o < outs; o++)
+    V sum[CHAINS][GEMV_X];
+    UNROLL for (int c = 0; c < CHAINS; c++)
     {
-        UNROLL for (int i = 0; i < xs; i++)
-            sum[o][i] = v_zero();
+        UNROLL for (int i = 0; i < xs; i++) sum[c][i] = v_zero();
     }
     int64_t k = 0;
-    for (; k + PAIR_STEP <= in; k += PAIR_STEP) {
-        UNROLL for (int o = 0; o < outs; o++)
+    for (; k + CHAINS * PAIR_STEP <= in; k += CHAINS * PAIR_STEP) {
+        UNROLL for (int c = 0; c < CHAINS; c++)
         {
-            const uint16_t *from = w + o * in + k;
-            __builtin_prefetch((const char *)from + PREFETCH_BYTES);
-            __m512bh line = load_halves(from);
-            UNROLL for (int i = 0; i < xs; i++)
-                sum[o][i] = _mm512_dpbf16_ps(sum[o][i], line, load_halves(x + i * ldx + k));
+            int64_t at = k + c * PAIR_STEP;
+            __builtin_prefetch((const char *)(w + at) + PREFETCH_BYTES);
+            __m512bh line = load_halves(w + at);
+            UNROLL for (int i = 0; i < xs; i++) sum[c][i] =
+                _mm512_dpbf16_ps(sum[c][i], line, load_halves(x + i * ldx + at));
         }
     }
-    if (k < in) {
-        __mmask32 part = (__mmask32)((UINT64_C(1) << (in - k)) - 1);
-        for (int o = 0; o < outs; o++) {
-            __m512bh line = (__m512bh)_mm512_maskz_loadu_epi16(part, w + o * in + k);
-            for (int i = 0; i < xs; i++)
-                sum[o][i] = _mm512_dpbf16_ps(sum[o][i], line, load_halves(x + i * ldx + k));
-        }
+    for (int c = 0; k < in; c++, k += PAIR_STEP) {
+        int64_t left = in - k < PAIR_STEP ? in - k : PAIR_STEP;
+        __mmask32 part = (__mmask32)((UINT64_C(1) << left) - 1);
+        __m512bh line = (__m512bh)_mm512_maskz_loadu_epi16(part, w + k);
+        for (int i = 0; i < xs; i++)
+            sum[c][i] = _mm512_dpbf16_ps(sum[c][i], line, load_halves(x + i * ldx + k));
     }
-    UNROLL for (int o = 0; o < outs; o++)
-    {
-        UNROLL for (int i = 0; i < xs; i++)
-            y[i * ldy + o] = v_sum(sum[o][i]);
-    }
-}
-
-BF16_INLINE void gemv_bf16_outs(const uint16_t *w, int64_t in, const uint16_t *x, int64_t ldx,
-                                int n, float *y, int64_t ldy, const int outs)
-{
-    int i = 0;
-    for (; i + GEMV_X <= n; i += GEMV_X)
-        gemv_bf16_tile(w, in, x + i * ldx, ldx, y + i * ldy, ldy, outs, GEMV_X);
-    for (; i < n; i++)
-        gemv_bf16_tile(w, in, x + i * ldx, ldx, y + i * ldy, ldy, outs, 1);
+    UNROLL for (int i = 0; i < xs; i++) y[i * ldy] =
+        v_sum(v_add(v_add(sum[0][i], sum[1][i]), v_add(sum[2][i], sum[3][i])));
 }
 
 BF16_TARGET static void gemv_bf16(const uint16_t *w, int out, int64_t in, const uint16_t *x,
                                   int64_t ldx, int n, float *y, int64_t ldy)
 {
-    int o = 0;
-    for (; o + GEMV_ROWS <= out; o += GEMV_ROWS)
-        gemv_bf16_outs(w + o * in, in, x, ldx, n, y + o, ldy, GEMV_ROWS);
-    for (; o < out; o++)
-        gemv_bf16_outs(w + o * in, in, x, ldx, n, y + o, ldy, 1);
+    for (int o = 0; o < out; o++, w += in) {
+        int i = 0;
+        for (; i + GEMV_X <= n; i += GEMV_X)
+            gemv_bf16_tile(w, in, x + i * ldx, ldx, y + o + i * ldy, ldy, GEMV_X);
+        for (; i < n; i++)
+            gemv_bf16_tile(w, in, x + i * ldx, ldx, y + o + i * ldy, ldy, 1);
+    }
 }
 
 static const ic_cpu_vec table = {.name = "avx512", WIDE_TABLE};
-static const ic_cpu_vec bf16_table
-    = {.name = "avx512-bf16", WIDE_TABLE, .gemm_bf16 = gemm_bf16, .gemv_bf16 = gemv_bf16};
+static const ic_cpu_vec bf16_table = {
+    .name = "avx512-bf16", WIDE_TABLE, .gemm_bf16 = gemm_bf16, .gemv_bf16 = gemv_bf16};
 
 const ic_cpu_vec *ic_cpu_vec_avx512(void)
 {

@@ -51,6 +51,16 @@ static void gemv(ic_dtype dtype, const void *w, int out, int64_t in, const float
     }
 }
 
+static float read_all(const void *data, int64_t bytes)
+{
+    uint64_t sum = 0, word;
+    for (int64_t at = 0; at + 8 <= bytes; at += 8) {
+        memcpy(&word, (const char *)data + at, 8);
+        sum += word;
+    }
+    return (float)sum;
+}
+
 static void rmsnorm(const float *x, const float *weight, float eps, float *y, int n)
 {
     double sum = 0;
@@ -141,6 +151,7 @@ const ic_cpu_vec ic_cpu_vec_plain = {
     .gemm = gemm,
     .transpose = transpose,
     .gemv = gemv,
+    .read = read_all,
     .rmsnorm = rmsnorm,
     .layernorm = layernorm,
     .swiglu = swiglu,

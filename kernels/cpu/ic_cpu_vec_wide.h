@@ -18,7 +18,8 @@
 #endif
 #define INLINE TARGET static inline __attribute__((always_inline))
 
-enum { TILE_ROWS = 6, GEMV_ROWS = 4, PREFETCH_BYTES = 2048 };
+/* PREFETCH_BYTES: measured best of 1 to 16 KiB (the own prefetcher stops at a page's end). */
+enum { TILE_ROWS = 6, CHAINS = 4, PREFETCH_BYTES = 8192 };
 
 /* --- loading any dtype --- */
 
@@ -110,24 +111,21 @@ INLINE void gemm_tile(const float *a, int64_t lda, const float *b, int64_t ldb, 
     V sum[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int j = 0; j < vectors; j++)
-            sum[r][j] = add ? v_load(c + r * ldc + j * W) : v_zero();
+        UNROLL for (int j = 0; j < vectors; j++) sum[r][j] =
+            add ? v_load(c + r * ldc + j * W) : v_zero();
     }
     for (int i = 0; i < k; i++) {
         V line[TILE_VECTORS];
-        UNROLL for (int j = 0; j < vectors; j++)
-            line[j] = v_load(b + i * ldb + j * W);
+        UNROLL for (int j = 0; j < vectors; j++) line[j] = v_load(b + i * ldb + j * W);
         UNROLL for (int r = 0; r < rows; r++)
         {
             V x = v_set(a[r * lda + i]);
-            UNROLL for (int j = 0; j < vectors; j++)
-                sum[r][j] = v_fma(x, line[j], sum[r][j]);
+            UNROLL for (int j = 0; j < vectors; j++) sum[r][j] = v_fma(x, line[j], sum[r][j]);
         }
     }
     UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int j = 0; j < vectors; j++)
-            v_store(c + r * ldc + j * W, sum[r][j]);
+        UNROLL for (int j = 0; j < vectors; j++) v_store(c + r * ldc + j * W, sum[r][j]);
     }
 }
 
@@ -155,59 +153,49 @@ TARGET static void gemm(const float *a, int64_t lda, const float *b, int64_t ldb
 
 /* --- decode product --- */
 
-/* `outs` rows of w with `xs` rows of x: w is read once. */
+/* One row of w with `xs` rows of x: w is read once, as one stream, which is what the memory likes
+ * best. A sum runs in CHAINS chains, piece by piece in turn. */
 INLINE void gemv_tile(ic_dtype dtype, const char *w, int64_t in, const float *x, int64_t ldx,
-                      float *y, int64_t ldy, const int outs, const int xs)
+                      float *y, int64_t ldy, const int xs)
 {
-    const int64_t size = dtype == IC_F32 ? 4 : 2, stride = in * size;
-    V sum[GEMV_ROWS][GEMV_X];
-    UNROLL for (int o = 0; o < outs; o++)
+    const int64_t size = dtype == IC_F32 ? 4 : 2;
+    V sum[CHAINS][GEMV_X];
+    UNROLL for (int c = 0; c < CHAINS; c++)
     {
-        UNROLL for (int i = 0; i < xs; i++)
-            sum[o][i] = v_zero();
+        UNROLL for (int i = 0; i < xs; i++) sum[c][i] = v_zero();
     }
     int64_t k = 0;
-    for (; k + W <= in; k += W) {
-        UNROLL for (int o = 0; o < outs; o++)
+    for (; k + CHAINS * W <= in; k += CHAINS * W) {
+        UNROLL for (int c = 0; c < CHAINS; c++)
         {
-            const char *from = w + o * stride + k * size;
+            const char *from = w + (k + c * W) * size;
             __builtin_prefetch(from + PREFETCH_BYTES);
             V line = v_load_as(dtype, from);
-            UNROLL for (int i = 0; i < xs; i++)
-                sum[o][i] = v_fma(line, v_load(x + i * ldx + k), sum[o][i]);
+            UNROLL for (int i = 0; i < xs; i++) sum[c][i] =
+                v_fma(line, v_load(x + i * ldx + k + c * W), sum[c][i]);
         }
     }
-    if (k < in)
-        for (int o = 0; o < outs; o++)
-            for (int i = 0; i < xs; i++)
-                sum[o][i] = v_fma(v_load_part(dtype, w + o * stride + k * size, in - k),
-                                  v_load_part(IC_F32, x + i * ldx + k, in - k), sum[o][i]);
-    UNROLL for (int o = 0; o < outs; o++)
-    {
-        UNROLL for (int i = 0; i < xs; i++)
-            y[i * ldy + o] = v_sum(sum[o][i]);
+    for (int c = 0; k < in; c++, k += W) {
+        int64_t part = in - k < W ? in - k : W;
+        for (int i = 0; i < xs; i++)
+            sum[c][i] = v_fma(v_load_part(dtype, w + k * size, part),
+                              v_load_part(IC_F32, x + i * ldx + k, part), sum[c][i]);
     }
-}
-
-INLINE void gemv_outs(ic_dtype dtype, const char *w, int64_t in, const float *x, int64_t ldx, int n,
-                      float *y, int64_t ldy, const int outs)
-{
-    int i = 0;
-    for (; i + GEMV_X <= n; i += GEMV_X)
-        gemv_tile(dtype, w, in, x + i * ldx, ldx, y + i * ldy, ldy, outs, GEMV_X);
-    for (; i < n; i++)
-        gemv_tile(dtype, w, in, x + i * ldx, ldx, y + i * ldy, ldy, outs, 1);
+    UNROLL for (int i = 0; i < xs; i++) y[i * ldy] =
+        v_sum(v_add(v_add(sum[0][i], sum[1][i]), v_add(sum[2][i], sum[3][i])));
 }
 
 INLINE void gemv_as(ic_dtype dtype, const char *w, int out, int64_t in, const float *x, int64_t ldx,
                     int n, float *y, int64_t ldy)
 {
     const int64_t size = dtype == IC_F32 ? 4 : 2;
-    int o = 0;
-    for (; o + GEMV_ROWS <= out; o += GEMV_ROWS)
-        gemv_outs(dtype, w + o * in * size, in, x, ldx, n, y + o, ldy, GEMV_ROWS);
-    for (; o < out; o++)
-        gemv_outs(dtype, w + o * in * size, in, x, ldx, n, y + o, ldy, 1);
+    for (int o = 0; o < out; o++, w += in * size) {
+        int i = 0;
+        for (; i + GEMV_X <= n; i += GEMV_X)
+            gemv_tile(dtype, w, in, x + i * ldx, ldx, y + o + i * ldy, ldy, GEMV_X);
+        for (; i < n; i++)
+            gemv_tile(dtype, w, in, x + i * ldx, ldx, y + o + i * ldy, ldy, 1);
+    }
 }
 
 TARGET static void gemv(ic_dtype dtype, const void *w, int out, int64_t in, const float *x,
@@ -219,6 +207,22 @@ TARGET static void gemv(ic_dtype dtype, const void *w, int out, int64_t in, cons
         gemv_as(IC_BF16, w, out, in, x, ldx, n, y, ldy);
     else
         gemv_as(IC_F16, w, out, in, x, ldx, n, y, ldy);
+}
+
+/* Reads as a decode product reads, and does nothing else. */
+TARGET static float read_all(const void *data, int64_t bytes)
+{
+    const char *from = data;
+    V sum[CHAINS];
+    UNROLL for (int c = 0; c < CHAINS; c++) sum[c] = v_zero();
+    for (int64_t at = 0; at + CHAINS * W * 4 <= bytes; at += CHAINS * W * 4) {
+        UNROLL for (int c = 0; c < CHAINS; c++)
+        {
+            __builtin_prefetch(from + at + c * W * 4 + PREFETCH_BYTES);
+            sum[c] = v_max(sum[c], v_load(from + at + c * W * 4));
+        }
+    }
+    return v_top(v_max(v_max(sum[0], sum[1]), v_max(sum[2], sum[3])));
 }
 
 /* --- rows --- */
@@ -381,4 +385,5 @@ TARGET static void transpose(const void *src, int64_t lds, int rows, int cols, v
 #define WIDE_TABLE                                                                                 \
     .widen = widen, .narrow = narrow, .gemm = gemm, .transpose = transpose, .gemv = gemv,          \
     .rmsnorm = rmsnorm, .layernorm = layernorm, .swiglu = swiglu, .gelu_tanh = gelu_tanh,          \
-    .add = add_to, .scale = scale_by, .softmax = softmax, .pick = pick, .rotate = rotate
+    .read = read_all, .add = add_to, .scale = scale_by, .softmax = softmax, .pick = pick,          \
+    .rotate = rotate

@@ -22,7 +22,9 @@ static float next_random(void) /* about uniform in (-1, 1) */
 static int open_devices(void **state)
 {
     static const ic_device_config configs[DEVICES] = {
-        {"cpu", 1, true}, {"cpu", 1, false}, {"cpu", 3, false}};
+        {.kind = "cpu", .threads = 1, .plain_loops = true},
+        {.kind = "cpu", .threads = 1},
+        {.kind = "cpu", .threads = 3}};
     (void)state;
     seed = 12345;
     for (int i = 0; i < DEVICES; i++)

@@ -31,7 +31,10 @@ static int open_devices(bool plain)
     static const int threads[DEVICES] = {1, 2, 5};
     seed = 99;
     for (int i = 0; i < DEVICES; i++)
-        if (ic_device_open(&devices[i], &(ic_device_config){"cpu", threads[i], plain}, NULL))
+        if (ic_device_open(
+                &devices[i],
+                &(ic_device_config){.kind = "cpu", .threads = threads[i], .plain_loops = plain},
+                NULL))
             return -1;
     return ic_device_info_of(devices[0])->batch_exact ? 0 : -1;
 }
