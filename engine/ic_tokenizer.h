@@ -49,9 +49,11 @@ typedef struct ic_utf8_stream {
     char held[8];
     int count;
 } ic_utf8_stream;
-/* Takes a piece's bytes and writes what is whole now to out (at least 3 * bytes + 12 of room, for
- * invalid bytes become U+FFFD, which has three). Returns the number of bytes written. flush:
- * nothing more will come. */
+/* The room that a push of so many bytes may need: an invalid byte becomes U+FFFD, three bytes. */
+#define IC_UTF8_STREAM_ROOM(bytes) (3 * (size_t)(bytes) + 12)
+/* Takes a piece's bytes and writes what is whole now to out (IC_UTF8_STREAM_ROOM(bytes) of room);
+ * invalid bytes become U+FFFD. Returns the number of bytes written. flush: nothing more will come.
+ */
 size_t ic_utf8_stream_push(ic_utf8_stream *s, const char *piece, size_t bytes, bool flush,
                            char *out);
 

@@ -301,6 +301,11 @@ static void test_stream_is_whole_characters(void **state)
             assert_string_equal(all, cases[c].out);
         }
     }
+    ic_utf8_stream worst = {{0}, 0};
+    char room[IC_UTF8_STREAM_ROOM(4)];
+    assert_int_equal(ic_utf8_stream_push(&worst, "\xF0\x9F\x98", 3, false, room), 0);
+    size_t most = ic_utf8_stream_push(&worst, "\xFF\xFF\xFF\xFF", 4, true, room);
+    assert_true(most == 15 && most <= sizeof room);
     ic_utf8_stream s = {{0}, 0};
     char out[64];
     assert_int_equal(ic_utf8_stream_push(&s, "\xE4\xBD", 2, false, out), 0);
