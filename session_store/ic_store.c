@@ -16,7 +16,6 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "base/ic_assert.h"
 #include "base/ic_clock.h"
 #include "base/ic_mem.h"
 
@@ -328,8 +327,8 @@ void ic_store_close(ic_store **s_p)
     ic_store *s = *s_p;
     if (!s)
         return;
-    IC_ASSERT(!s->writers);
     *s_p = NULL;
+    ic_store_forget_writers(s);
     if (s->db)
         ic_store_batch_rollback(s);
     for (int i = 0; i < IC_SQL_COUNT; i++)

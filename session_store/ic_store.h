@@ -52,8 +52,9 @@ typedef struct ic_store_config {
  * unreferenced. Caller owns *s_p. Errors: IC_EBUSY (another server has it; names file and pid),
  * IC_EVERSION (made by a newer build; not a byte is touched), IC_EFORMAT (not a store of ours, or
  * damaged), IC_EIO (folder or file cannot be written), IC_EUNSUPPORTED (network file system). */
-int ic_store_open(ic_store **s_p, const ic_store_config *config, ic_error *e) IC_MUST_CHECK;
-/* Rolls an open batch back, closes, releases the lock. Writers and readers must be gone. */
+int ic_store_open(ic_store **s_p, const ic_store_config *config, ic_error *e);
+/* Rolls an open batch back, gives open writers up (their segments are swept at the next start),
+ * closes, releases the lock. Readers must be closed before. */
 void ic_store_close(ic_store **s_p);
 
 /* PRAGMA integrity_check plus every checksum of ours. IC_EFORMAT names the first damage. Reads the
@@ -211,6 +212,10 @@ int ic_store_request_admit(ic_store *s, const uint8_t key[IC_STORE_KEY_BYTES],
                            const uint8_t content[IC_STORE_KEY_BYTES], uint32_t kind,
                            const char *session, int64_t time_us, ic_store_verdict *verdict,
                            ic_store_request *out, ic_error *e);
+/* The same question without recording anything: NEW when the key is unknown. */
+int ic_store_request_find(ic_store *s, const uint8_t key[IC_STORE_KEY_BYTES],
+                          const uint8_t content[IC_STORE_KEY_BYTES], ic_store_verdict *verdict,
+                          ic_store_request *out, ic_error *e);
 /* Sets state, session (NULL: as it is), event numbers (0: as they are) and result (NULL: as it is)
  * of a key that was admitted. */
 int ic_store_request_update(ic_store *s, const uint8_t key[IC_STORE_KEY_BYTES],
@@ -221,8 +226,9 @@ typedef int ic_store_request_fn(void *arg, const ic_store_request *request);
 /* Pending ones, oldest first; session NULL: of the whole store. For start and resume. */
 int ic_store_request_pending(ic_store *s, const char *session, ic_store_request_fn *fn, void *arg,
                              ic_error *e);
-/* Retention: finished requests older than keep_us become tombstones (EXPIRED), tombstones older
- * than forget_us vanish. Keep tombstones far longer than any client retries. */
+/* Retention, by age on the wall clock: finished requests admitted more than keep_us ago become
+ * tombstones (EXPIRED), tombstones older than forget_us vanish. Keep tombstones far longer than
+ * any client retries. */
 int ic_store_request_expire(ic_store *s, int64_t keep_us, int64_t forget_us, ic_error *e);
 
 /* ---- the transcript ---------------------------------------------------------------------------

@@ -131,6 +131,12 @@ static void unlink_writer(ic_store_writer *w)
     ic_free(w);
 }
 
+void ic_store_forget_writers(ic_store *s)
+{
+    while (s->writers)
+        unlink_writer(s->writers);
+}
+
 static bool is_added(const ic_store_writer *w, int64_t number)
 {
     ic_cursor c;

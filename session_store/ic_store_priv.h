@@ -76,6 +76,8 @@ int ic_store_session_row(ic_store *s, const char *id, int64_t *n, ic_error *e);
  * that only it held; held media that no ledger refers to. 0: none, does nothing. */
 int ic_store_checkpoint_release(ic_store *s, int64_t checkpoint, ic_error *e);
 int ic_store_media_release(ic_store *s, int64_t held, ic_error *e);
+/* Frees writers that are still open; their segments stay behind, unreferenced. */
+void ic_store_forget_writers(ic_store *s);
 /* Drops what a crash left unreferenced. Only while no writer is open. */
 int ic_store_sweep(ic_store *s, ic_error *e);
 /* Copies a text column into a fixed array. */

@@ -5,6 +5,8 @@
 
 #include <xxhash.h>
 
+#include "base/ic_clock.h"
+
 enum { RESULT_MAX = 64 * 1024 };
 
 void ic_store_hash(const void *bytes, size_t size, uint8_t hash[IC_STORE_KEY_BYTES])
@@ -51,32 +53,48 @@ static int look_up(ic_store *s, const uint8_t *key, ic_store_request *out, ic_er
     return rc ? rc : 1;
 }
 
+int ic_store_request_find(ic_store *s, const uint8_t key[IC_STORE_KEY_BYTES],
+                          const uint8_t content[IC_STORE_KEY_BYTES], ic_store_verdict *verdict,
+                          ic_store_request *out, ic_error *e)
+{
+    ic_store_request known;
+    int rc = look_up(s, key, &known, e);
+    if (rc < 0)
+        return rc;
+    *verdict = IC_STORE_NEW;
+    if (rc == 1) {
+        bool same = memcmp(known.content, content, IC_STORE_KEY_BYTES) == 0;
+        bool gone = known.state == IC_STORE_GONE;
+        *verdict = !same ? IC_STORE_CONFLICT : gone ? IC_STORE_EXPIRED : IC_STORE_SAME;
+        if (out)
+            *out = known;
+    }
+    return IC_OK;
+}
+
 int ic_store_request_admit(ic_store *s, const uint8_t key[IC_STORE_KEY_BYTES],
                            const uint8_t content[IC_STORE_KEY_BYTES], uint32_t kind,
                            const char *session, int64_t time_us, ic_store_verdict *verdict,
                            ic_store_request *out, ic_error *e)
 {
-    ic_store_request known;
     int64_t n;
     size_t size = IC_STORE_KEY_BYTES;
-    int rc = look_up(s, key, &known, e);
-    if (rc == 0 && session && session[0])
+    int rc = ic_store_request_find(s, key, content, verdict, out, e);
+    if (rc || *verdict != IC_STORE_NEW)
+        return rc;
+    if (session && session[0])
         rc = ic_store_session_row(s, session, &n, e);
-    if (rc == 0)
+    if (!rc)
         rc = ic_store_do(s, IC_SQL_REQUEST_ADD, e, "bbtiii", key, size, content, size, session,
                          (int64_t)kind, (int64_t)IC_STORE_PENDING, time_us);
-    if (rc == 0) {
-        rc = look_up(s, key, &known, e);
-        *verdict = IC_STORE_NEW;
-    } else if (rc == 1) {
-        bool same = memcmp(known.content, content, size) == 0 && known.kind == kind;
-        *verdict = !same                          ? IC_STORE_CONFLICT
-                   : known.state == IC_STORE_GONE ? IC_STORE_EXPIRED
-                                                  : IC_STORE_SAME;
+    if (!rc && out) {
+        *out = (ic_store_request){.kind = kind, .state = IC_STORE_PENDING, .time_us = time_us};
+        memcpy(out->key, key, size);
+        memcpy(out->content, content, size);
+        if (session && session[0])
+            memcpy(out->session, session, sizeof out->session);
     }
-    if (rc == 1 && out)
-        *out = known;
-    return rc < 0 ? rc : IC_OK;
+    return rc;
 }
 
 int ic_store_request_update(ic_store *s, const uint8_t key[IC_STORE_KEY_BYTES],
@@ -123,11 +141,12 @@ int ic_store_request_pending(ic_store *s, const char *session, ic_store_request_
 
 int ic_store_request_expire(ic_store *s, int64_t keep_us, int64_t forget_us, ic_error *e)
 {
+    int64_t now_us = ic_clock_wall_us();
     int rc = ic_store_begin(s, e);
     if (rc)
         return rc;
-    rc = ic_store_do(s, IC_SQL_REQUEST_BURY, e, "i", keep_us);
+    rc = ic_store_do(s, IC_SQL_REQUEST_BURY, e, "i", now_us - keep_us);
     if (!rc)
-        rc = ic_store_do(s, IC_SQL_REQUEST_FORGET, e, "i", forget_us);
+        rc = ic_store_do(s, IC_SQL_REQUEST_FORGET, e, "i", now_us - forget_us);
     return ic_store_end(s, rc, e);
 }

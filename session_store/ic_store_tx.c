@@ -4,8 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/ic_assert.h"
-
 static const char *const texts[IC_SQL_COUNT] = {
 #define IC_SQL(name, text) text,
 #include "session_store/ic_store_sql.h"

@@ -316,6 +316,26 @@ static void test_orphans_are_swept(void **state)
     assert_int_equal(ask("SELECT count(*) FROM segment_data"), 2);
 }
 
+/* Ensures that closing the store gives up a checkpoint that was being written, and the former one
+ * stands. */
+static void test_close_gives_writers_up(void **state)
+{
+    (void)state;
+    ic_store *s = start();
+    ic_store_segment g[2];
+    ic_store_writer *w = NULL;
+    checkpoint(s, 1, 2, 0, g);
+    ic_assert_ok(ic_store_checkpoint_begin(s, id, &w, &e), &e);
+    put(w, 1, 3, 1000);
+    s = reopen(s);
+    ic_store_reader *r = NULL;
+    ic_assert_ok(ic_store_checkpoint_open(s, id, &r, &e), &e);
+    expect_segment(r, 1, 2, 100000);
+    ic_store_checkpoint_close(&r);
+    ic_store_close(&s);
+    assert_int_equal(ask("SELECT count(*) FROM segment"), 2);
+}
+
 /* Ensures that one flipped byte of a segment in the file is found when it is read, with the
  * segment's number, and that other segments and other sessions are still good. */
 static void test_flipped_byte_is_found(void **state)
@@ -541,6 +561,7 @@ int main(void)
         cmocka_unit_test(test_kept_segments),
         cmocka_unit_test(test_refused_checkpoints_change_nothing),
         cmocka_unit_test(test_orphans_are_swept),
+        cmocka_unit_test(test_close_gives_writers_up),
         cmocka_unit_test(test_flipped_byte_is_found),
         cmocka_unit_test(test_changed_manifest_is_refused),
         cmocka_unit_test(test_cut_segment_is_refused),
