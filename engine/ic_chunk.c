@@ -338,6 +338,23 @@ int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e)
     return rc;
 }
 
+/* The policies keep room for every chunk, so this is for a policy that does not. */
+void ic_chunk_abandon(ic_session *s, ic_slice *slice)
+{
+    bool answers = s->answer.phase != IC_ANSWER_NONE;
+    slice->progress = IC_PROGRESS_FAILED;
+    if (answers && !s->answer.told)
+        slice->finish = IC_FINISH_ERROR;
+    if (s->open)
+        ic_input_fini(&s->current);
+    s->open = false;
+    s->rows.count = s->at = 0;
+    s->answer.phase = IC_ANSWER_NONE;
+    s->answer.last = -1;
+    s->answer.told = s->answer.cancelled = false;
+    s->answer.forced_at = s->answer.forced_count = 0;
+}
+
 /* --- tokens of the answer -----------------------------------------------------------------------
  */
 

@@ -96,6 +96,8 @@ void ic_chunk_plan(ic_session *s, int max_rows, ic_work *work, ic_slice *slice);
 void ic_chunk_row(const ic_session *s, const ic_work *work, int i, ic_row *row, int32_t *id);
 /* The work's rows are in the cache: counts them and lets the policy evict at a chunk's end. */
 int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e);
+/* The work's rows found no slots: drops the input that is going in, and the answer. */
+void ic_chunk_abandon(ic_session *s, ic_slice *slice);
 /* The answer's next token is this one. */
 void ic_chunk_token(ic_session *s, int32_t token, ic_slice *slice);
 /* The next forced token, taken from the list. */

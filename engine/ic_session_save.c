@@ -484,6 +484,29 @@ static int check_phase(const ic_session *s, reader *r)
     return ok ? IC_OK : garbled(r, "an answer that cannot be");
 }
 
+/* One head's rows against what the session says of itself. */
+static bool is_plausible_head(const ic_session *s, int layer, int kv_head, ic_row *rows)
+{
+    int count = ic_slab_count(s->slab, layer, kv_head), pinned = 0;
+    ic_slab_rows(s->slab, layer, kv_head, rows, NULL, NULL);
+    for (int i = 0; i < count; i++)
+        pinned += rows[i].pinned;
+    return pinned <= s->pinned && (count == 0 || rows[count - 1].ordinal < s->stats.tokens);
+}
+
+static int check_tables(const ic_session *s, reader *r)
+{
+    const ic_slab_desc *d = ic_slab_desc_of(s->slab);
+    ic_row *rows = ic_try_calloc((size_t)d->slots, sizeof *rows);
+    if (!rows)
+        return ic_error_set(r->e, IC_ENOMEM, "no memory to check %d rows", d->slots);
+    bool ok = true;
+    for (int head = 0; ok && head < d->layers * d->kv_heads; head++)
+        ok = is_plausible_head(s, head / d->kv_heads, head % d->kv_heads, rows);
+    ic_free(rows);
+    return ok ? IC_OK : garbled(r, "rows that it cannot have");
+}
+
 static int load_tables(ic_session *s, reader *r)
 {
     uint32_t bytes = 0;
@@ -495,10 +518,7 @@ static int load_tables(ic_session *s, reader *r)
     int rc = ic_slab_load_tables(s->slab, &c, r->e);
     if (!rc && (ic_cursor_left(&c) || ic_cursor_left(&r->c)))
         rc = garbled(r, "bytes behind its end");
-    if (!rc
-        && ic_slab_used(s->slab) > s->config.cache_tokens + s->config.slack + s->config.chunk_max)
-        rc = garbled(r, "more rows than its cache holds");
-    return rc;
+    return rc ? rc : check_tables(s, r);
 }
 
 int ic_session_load_state(ic_session *s, const void *state, size_t bytes, ic_error *e)

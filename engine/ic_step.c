@@ -107,7 +107,7 @@ static int enter_rows(pass *p, job *j)
         ic_chunk_row(s, &j->work, i, &step->rows[j->first + i], &step->ids[j->first + i]);
     int rc = ic_slab_append(s->slab, &step->rows[j->first], count, &j->slice->error);
     if (rc) {
-        j->slice->progress = IC_PROGRESS_FAILED;
+        ic_chunk_abandon(s, j->slice);
         return rc;
     }
     p->rows += count;
