@@ -1,0 +1,36 @@
+/* ic_bench: commands of infchat-bench. A command is a file bench/ic_bench_<name>.c that defines
+ * `const ic_bench_command ic_bench_<name>`, and one line in the list below. Commands measure and
+ * print; they assert nothing. */
+#ifndef IC_BENCH_H
+#define IC_BENCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct ic_bench_command {
+    const char *name, *arguments, *summary;
+    int (*run)(int argc, char **argv); /* arguments after the command's name; exit status */
+} ic_bench_command;
+
+/* clang-format off */
+#define IC_BENCH_COMMANDS(X) \
+    X(engine) \
+    X(logits)
+/* clang-format on */
+
+#define IC_BENCH_DECLARE(name) extern const ic_bench_command ic_bench_##name;
+IC_BENCH_COMMANDS(IC_BENCH_DECLARE)
+#undef IC_BENCH_DECLARE
+
+/* The value after `option`, or `fallback`. Borrows from argv. */
+const char *ic_bench_option(int argc, char **argv, const char *option, const char *fallback);
+long ic_bench_number(int argc, char **argv, const char *option, long fallback);
+bool ic_bench_flag(int argc, char **argv, const char *flag);
+/* True when every argument is one of `flags` or one of `options` with its value (both lists end
+ * with NULL); else says on stderr which is not. */
+bool ic_bench_check(int argc, char **argv, const char *const *flags, const char *const *options);
+
+size_t ic_bench_peak_memory(void); /* bytes: the most this process has had resident */
+
+#endif
