@@ -112,21 +112,25 @@ double ic_cpu_now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* The best pass of those that fit into the time: what the memory gives when nobody else reads. */
+/* The best of windows of 64 MiB, each long out of the caches when its turn comes again: what the
+ * memory gives when nobody else reads. */
 double ic_cpu_read_rate(ic_device *base, size_t bytes, double seconds)
 {
     ic_cpu_device *d = ic_cpu_of(base);
+    enum { WINDOW = 64 << 20 };
     char *data = ic_try_alloc_aligned(bytes);
     if (!data)
         return 0;
-    int tasks = (int)((bytes + READ_PIECE - 1) / READ_PIECE);
     float *results = ic_calloc((size_t)ic_cpu_pool_threads(d->pool), sizeof *results);
-    read_job job = {d->vec, data, bytes, results};
+    size_t at = 0;
     double best = 0, start = ic_cpu_now(), before = start;
     do {
-        ic_cpu_pool_run(d->pool, read_piece, &job, tasks);
-        double after = ic_cpu_now(), rate = (double)bytes / (after - before);
+        read_job job = {d->vec, data + at, bytes - at < WINDOW ? bytes - at : WINDOW, results};
+        ic_cpu_pool_run(d->pool, read_piece, &job,
+                        (int)((job.bytes + READ_PIECE - 1) / READ_PIECE));
+        double after = ic_cpu_now(), rate = (double)job.bytes / (after - before);
         best = rate > best ? rate : best;
+        at = at + WINDOW < bytes ? at + WINDOW : 0;
         before = after;
     } while (before - start < seconds);
     ic_free(results);
