@@ -322,7 +322,7 @@ static int answer(logits_run *r, int32_t *tokens, int *count, ic_error *e)
             slice.progress == IC_PROGRESS_TOKEN
                 ? ic_tokenizer_piece(ic_engine_tokenizer(r->engine), slice.token, &bytes)
                 : NULL;
-        if (piece && bytes + 8 < sizeof text)
+        if (piece && IC_UTF8_STREAM_ROOM(bytes) <= sizeof text)
             fwrite(text, 1, ic_utf8_stream_push(&utf8, piece, bytes, false, text), stdout);
     }
     printf("\n");
