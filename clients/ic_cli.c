@@ -217,8 +217,9 @@ static int start_media(ic_cli *cli, const char *source, ic_wire_msg *m, int *fd,
     if (rc)
         return rc;
     snprintf(cli->session, sizeof cli->session, "%s", reply.ok.session);
-    ic_cli_view_begin_media(&cli->view, reply.ok.media, m->media.name);
-    cli->fed = reply.ok.media;
+    ic_cli_view_begin_media(&cli->view, ic_wire_get(&reply.ok, ok, media, 0), m->media.name);
+    cli->view.is_fed = !ic_wire_has(&reply.ok, ok, media); /* repeated, and over already */
+    cli->fed = ic_wire_get(&reply.ok, ok, media, 0);
     cli->view.from_us = ic_wire_get(&m->media, media, from_us, 0);
     ic_wire_msg_fini(&reply);
     return IC_OK;

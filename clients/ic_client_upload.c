@@ -64,10 +64,14 @@ static int send_piece(ic_client *c, uint64_t offset, const void *bytes, size_t c
     return ic_client_send(c, &m, bytes, count);
 }
 
+/* The next piece's size: no larger than the server takes, than credit allows, and, of a file, than
+ * was told in MEDIA, should it have grown since. */
 static size_t piece_size(const ic_client *c, uint64_t from)
 {
+    uint64_t end = c->upload.can_seek ? c->upload.size : UINT64_MAX;
     uint64_t size = ic_wire_get(&c->welcome.welcome.limits, limits, piece_bytes, IC_WIRE_PIECE_MAX);
-    uint64_t credit = c->upload.until > from ? c->upload.until - from : 0;
+    end = end < c->upload.until ? end : c->upload.until;
+    uint64_t credit = end > from ? end - from : 0;
     size = size < IC_WIRE_PIECE_MAX ? size : IC_WIRE_PIECE_MAX;
     return (size_t)(size < credit ? size : credit);
 }
@@ -90,6 +94,8 @@ static bool send_next(ic_client *c)
     static uint8_t bytes[IC_WIRE_PIECE_MAX];
     ic_client_upload_state *u = &c->upload;
     size_t size = piece_size(c, u->sent);
+    if (u->can_seek && u->sent >= u->size)
+        return u->is_at_end = true; /* credit ends there too: nothing to wait for */
     if (!size)
         return false;
     ssize_t got = u->can_seek ? pread(u->fd, bytes, size, (off_t)(u->start + (int64_t)u->sent))

@@ -51,6 +51,7 @@ typedef struct fake_server {
     ic_wire_id ask_key, media_key;
     uint64_t ask_n, media, media_n;
     ic_buf upload;
+    uint64_t upload_size; /* as told; UINT64_MAX: unknown */
     char uploaded_name[64];
 } fake_server;
 
@@ -235,6 +236,13 @@ static inline void fake_on_ask(fake_server *s, const ic_wire_msg *m)
         fake_answer(s, text);
 }
 
+/* Credit never reaches beyond the size that was told. */
+static inline uint64_t fake_until(const fake_server *s)
+{
+    uint64_t until = s->upload.size + FAKE_WINDOW;
+    return until < s->upload_size ? until : s->upload_size;
+}
+
 static inline void fake_on_media(fake_server *s, const ic_wire_msg *m)
 {
     ic_wire_msg ok = fake_ok(m);
@@ -249,6 +257,7 @@ static inline void fake_on_media(fake_server *s, const ic_wire_msg *m)
         s->media_n = s->last + 1;
         s->media_key = m->media.key;
         ic_buf_clear(&s->upload);
+        s->upload_size = ic_wire_get(&m->media, media, size, UINT64_MAX);
         snprintf(s->uploaded_name, sizeof s->uploaded_name, "%s",
                  ic_wire_get(&m->media, media, name, ""));
     }
@@ -256,7 +265,7 @@ static inline void fake_on_media(fake_server *s, const ic_wire_msg *m)
     ic_wire_put(&ok.ok, ok, media, s->media);
     ic_wire_put(&ok.ok, ok, n, s->media_n);
     ic_wire_put(&ok.ok, ok, received, s->upload.size);
-    ic_wire_put(&ok.ok, ok, until, s->upload.size + FAKE_WINDOW);
+    ic_wire_put(&ok.ok, ok, until, fake_until(s));
     if (is_repeated)
         ic_wire_put(&ok.ok, ok, repeated, true);
     fake_send(s, &ok, s->id, s->id_size);
@@ -269,7 +278,7 @@ static inline void fake_on_media(fake_server *s, const ic_wire_msg *m)
 static inline void fake_on_data(fake_server *s, const ic_wire_msg *m, const uint8_t *bytes,
                                 size_t size)
 {
-    uint64_t until = s->upload.size + FAKE_WINDOW;
+    uint64_t until = fake_until(s);
     if (m->data.offset + size > until)
         s->overdrawn++;
     if (m->data.offset != s->upload.size || m->data.media != s->media)
@@ -285,7 +294,7 @@ static inline void fake_on_data(fake_server *s, const ic_wire_msg *m, const uint
     ic_wire_msg_init(&grant, IC_WIRE_GRANT);
     ic_wire_put(&grant.grant, grant, session, FAKE_SESSION);
     ic_wire_put(&grant.grant, grant, media, s->media);
-    ic_wire_put(&grant.grant, grant, until, s->upload.size + FAKE_WINDOW);
+    ic_wire_put(&grant.grant, grant, until, fake_until(s));
     ic_wire_put(&grant.grant, grant, received, s->upload.size);
     fake_send(s, &grant, s->id, s->id_size);
     fake_media_event(s, ic_wire_get(&m->data, data, last, false) ? IC_WIRE_EVENT_MEDIA_END
