@@ -143,7 +143,8 @@ typedef struct ic_mail_progress {
     int32_t token;
     ic_finish finish;
     ic_error error;         /* IC_PROGRESS_FAILED, or an input that was refused */
-    bool input_refused;     /* `error` is about an input that was dropped */
+    bool input_refused;     /* `error` is about an input that was dropped, */
+    ic_input_type refused;  /* of this type */
     bool device_failed;     /* the device is gone: nothing more will come */
     bool ready;             /* a further step would move it on, or inputs wait */
     ic_session_stats stats; /* after the step */

@@ -169,12 +169,13 @@ static int apply_input(ic_seat *seat, ic_mail_input *in, ic_error *e)
     return IC_EBUG;
 }
 
-static void report_refusal(sched *s, ic_seat *seat, const ic_error *e)
+static void report_refusal(sched *s, ic_seat *seat, ic_input_type type, const ic_error *e)
 {
     ic_mail_progress *p = ic_mail_new(IC_MAIL_PROGRESS, sizeof *p, NULL);
     p->progress = IC_PROGRESS_IDLE;
     p->error = *e;
     p->input_refused = true;
+    p->refused = type;
     send_progress(s, seat, p);
 }
 
@@ -190,10 +191,11 @@ static void feed(sched *s, ic_seat *seat)
         seat->first = (ic_mail_input *)in->head.next;
         if (!seat->first)
             seat->last = NULL;
+        ic_input_type type = in->type;
         ic_mail_discard((ic_mail **)&in);
         if (rc) {
             e.code = rc;
-            report_refusal(s, seat, &e);
+            report_refusal(s, seat, type, &e);
         }
     }
 }

@@ -18,7 +18,8 @@
  *   or, for https, where libavformat resolves the name again, to a server that must prove the name
  *   by certificate before anything is sent. https never falls back to http in a redirect.
  * - URL rtsp: over TCP only, to the checked address. What does not hold: libavformat follows an
- *   RTSP redirect by itself; we see it afterwards and refuse, but one request has then been sent.
+ *   RTSP redirect by itself; we see it afterwards and refuse, but its opening requests have then
+ *   been sent to the other place.
  * - CAMERA: only /dev/video*, only if allowed.
  * - Picture size, number of streams, probing, and each deadline are bounded.
  *
@@ -116,6 +117,7 @@ typedef struct ic_media_stats {
     uint64_t decoded;    /* pictures */
     uint64_t corrupt;    /* packets or pictures that the decoder refused or marked damaged */
     uint64_t disordered; /* pictures dropped since they came after a later one */
+    uint64_t jumps;      /* of the source's clock, joined up */
     uint64_t sampled;    /* frames given */
     uint64_t repeated;   /* of these, the same picture as the frame before */
     int64_t bytes;       /* read from the source; 0 where libavformat reads by itself */

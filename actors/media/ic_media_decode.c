@@ -136,6 +136,7 @@ static bool place(ic_media_input *in, const AVFrame *f, ic_media_picture *out)
     if (!stamped_time(in, f, &t))
         t = expected;
     if (in->has_last && (t < in->last_us - SECOND || t - in->last_us > believable(in))) {
+        in->stats.jumps++;
         ic_media_note(&in->notes, "the clock of the source jumps at %.1f s: joined up",
                       (double)in->last_us / 1e6);
         in->offset_us = av_sat_add64(in->offset_us, av_sat_sub64(expected, t));

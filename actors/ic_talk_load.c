@@ -1,0 +1,407 @@
+/* Waking up: a cache from the scheduler, the checkpoint into it, the journal's inputs behind it.
+ * Nothing is believed before it is verified, and nothing live is touched: the cache is a new one.
+ */
+#include <string.h>
+
+#include "actors/ic_talk_priv.h"
+#include "base/ic_clock.h"
+#include "base/ic_log.h"
+#include "base/ic_mem.h"
+
+void talk_load_abort(talk *t)
+{
+    if (t->load && t->load->reader) {
+        ic_store_job *job = ic_job_reader_close_new(&t->load->reader);
+        ic_port_send(&t->self->outbox, t->args->store, &job);
+    }
+    ic_mail_discard((ic_mail **)&t->load);
+    ic_buf_fini(&t->state);
+}
+
+static ic_wire_code load_code(int rc)
+{
+    switch (rc) {
+    case IC_EMISMATCH:
+        return IC_WIRE_CODE_MISMATCH;
+    case IC_EFORMAT:
+    case IC_EVERSION:
+        return IC_WIRE_CODE_CORRUPT;
+    case IC_ENOMEM:
+    case IC_ELIMIT:
+    case IC_EDEVICE:
+        return ic_wire_code_from_err(rc);
+    default:
+        return IC_WIRE_CODE_STORE;
+    }
+}
+
+static void refuse(talk *t, int rc, ic_error *e)
+{
+    e->code = rc;
+    talk_load_abort(t);
+    talk_fail(t, load_code(rc), e);
+}
+
+/* --- the checkpoint ----------------------------------------------------------------------------
+ */
+
+static int check_manifest(talk *t, ic_error *e)
+{
+    const ic_store_manifest *m = &t->load->manifest;
+    const ic_engine_info *info = ic_engine_info_of(t->limits->engine);
+    int rc = ic_talk_head_decode(&t->head, m->state, m->state_bytes, e);
+    if (rc)
+        return rc;
+    if (m->payload_version != IC_SESSION_STATE_VERSION)
+        return ic_error_set(e, IC_EVERSION, "its checkpoint is of version %u, this build reads %d",
+                            m->payload_version, IC_SESSION_STATE_VERSION);
+    char meaning[33];
+    ic_session_meaning(t->limits->engine, &t->config.engine, meaning);
+    if (m->meaning_bytes != strlen(meaning) || memcmp(m->meaning, meaning, m->meaning_bytes) != 0)
+        return ic_error_set(e, IC_EMISMATCH,
+                            "the session belongs to model %s (%.*s), this server runs %s (%s): "
+                            "weights, tokenizer, preprocessing or policy differ; start infchatd "
+                            "with the model it was made with",
+                            t->head.model, (int)m->meaning_bytes, (const char *)m->meaning,
+                            info->model_name, meaning);
+    size_t length = strnlen(info->numerics, IC_STORE_NUMERICS_MAX);
+    t->exact = strlen(m->numerics) == length && strncmp(m->numerics, info->numerics, length) == 0;
+    if (!t->exact)
+        ic_log_warn("session", "%.8s: resumed under other numerics: was \"%s\", is \"%s\"", t->id,
+                    m->numerics, info->numerics);
+    return IC_OK;
+}
+
+static void begin_replay(talk *t);
+
+static void next_segment(talk *t)
+{
+    ic_error e = {0};
+    int rc = IC_OK;
+    if (t->segment_at < t->load->manifest.segment_count) {
+        ic_job_segment *job =
+            ic_job_segment_new(t->load->reader, t->segment_at, t->store_reply, TALK_JOB_SEGMENT);
+        ic_port_send(&t->self->outbox, t->args->store, &job);
+        return;
+    }
+    if (!t->state_loaded)
+        rc = ic_session_load_state(t->session, t->state.data, t->state.size, &e);
+    if (rc == IC_OK)
+        rc = ic_session_load_finish(t->session, &e);
+    if (rc)
+        refuse(t, rc, &e);
+    else
+        begin_replay(t);
+}
+
+/* Row segments are kept for the next checkpoint to carry on. */
+static void note_segment(talk *t, const ic_store_segment *s)
+{
+    t->segments = ic_realloc(t->segments, (size_t)(t->segment_count + 1) * sizeof *t->segments);
+    t->segments[t->segment_count++] = *s;
+}
+
+void talk_segment(talk *t, ic_job_segment *done)
+{
+    if (t->phase != TALK_LOADING || !t->load)
+        return;
+    ic_error e = done->job.error;
+    int rc = done->job.rc;
+    const ic_store_segment *s = &t->load->manifest.segments[t->segment_at];
+    if (rc == IC_OK && s->tag == TALK_TAG_STATE) {
+        rc = ic_buf_append(&t->state, done->bytes.data, done->bytes.size);
+    } else if (rc == IC_OK) {
+        if (!t->state_loaded)
+            rc = ic_session_load_state(t->session, t->state.data, t->state.size, &e);
+        t->state_loaded = true;
+        if (rc == IC_OK)
+            rc = ic_session_load_rows(t->session, done->bytes.data, done->bytes.size, &e);
+        note_segment(t, s);
+    }
+    t->segment_at++;
+    if (rc)
+        refuse(t, rc, &e);
+    else
+        next_segment(t);
+}
+
+void talk_loaded(talk *t, ic_job_load **done_p)
+{
+    ic_error e = {0};
+    t->load = *done_p;
+    *done_p = NULL;
+    int rc = t->load->job.rc;
+    if (rc) {
+        e = t->load->job.error;
+        refuse(t, rc, &e);
+        return;
+    }
+    t->journal_last = t->load->journal_last;
+    t->segment_at = 0;
+    t->state_loaded = false;
+    t->exact = true;
+    t->segment_count = 0;
+    if (t->load->reader) {
+        rc = check_manifest(t, &e);
+        if (rc)
+            refuse(t, rc, &e);
+        else
+            next_segment(t);
+        return;
+    }
+    t->head = (ic_talk_head){.turns = 0};
+    if (t->config.system)
+        rc = ic_session_system(t->session, t->config.system, &e);
+    if (rc)
+        refuse(t, rc, &e);
+    else
+        begin_replay(t);
+}
+
+void talk_opened(talk *t, ic_mail_lease *m)
+{
+    if (m->rc) {
+        talk_fail(t, load_code(m->rc == IC_EINVAL ? IC_EMISMATCH : m->rc), &m->error);
+        return;
+    }
+    if (t->phase != TALK_OPENING) { /* given up meanwhile */
+        ic_mail_lease *close = ic_mail_lease_new(IC_MAIL_CLOSE, m->seat, m->session);
+        ic_port_send(&t->self->outbox, t->args->sched, &close);
+        return;
+    }
+    t->seat = m->seat;
+    t->session = m->session;
+    t->lease = TALK_LEASE_HOME;
+    t->phase = TALK_LOADING;
+    ic_job_load *job = ic_job_load_new(t->id, t->store_reply, TALK_JOB_LOAD);
+    ic_port_send(&t->self->outbox, t->args->store, &job);
+}
+
+/* --- the journal behind it ---------------------------------------------------------------------
+ */
+
+typedef struct replay {
+    talk *t;
+    talk_turn *asked[64]; /* admitted and not begun, in order */
+    int count;
+    talk_turn *now; /* begun and not ended */
+} replay;
+
+static int replay_ask(replay *r, ic_talk_record *rec)
+{
+    if (r->count == (int)(sizeof r->asked / sizeof *r->asked))
+        return IC_EFORMAT;
+    talk_turn *turn = ic_alloc(sizeof *turn);
+    turn->number = rec->turn;
+    turn->text = rec->text;
+    rec->text = NULL;
+    turn->sampling = rec->sampling;
+    memcpy(turn->key.bytes, rec->key, sizeof turn->key.bytes);
+    turn->has_key = turn->admitted = true;
+    r->asked[r->count++] = turn;
+    if (r->t->head.turns < turn->number)
+        r->t->head.turns = turn->number;
+    return IC_OK;
+}
+
+static talk_turn *take_asked(replay *r, uint64_t number)
+{
+    for (int i = 0; i < r->count; i++) {
+        talk_turn *turn = r->asked[i];
+        if (turn->number == number) {
+            memmove(r->asked + i, r->asked + i + 1, (size_t)(r->count - i - 1) * sizeof *r->asked);
+            r->count--;
+            return turn;
+        }
+    }
+    return NULL;
+}
+
+/* A question goes in with the tokens that were shown; one that has ended stops there. */
+static void send_ask(replay *r, bool ended)
+{
+    talk *t = r->t;
+    talk_turn *turn = r->now;
+    ic_mail_input *in = ic_mail_input_new(t->seat, IC_INPUT_ASK);
+    in->text = ic_strdup(turn->text);
+    in->sampling = turn->sampling;
+    if (ended && turn->count)
+        in->sampling.max_tokens = turn->count;
+    in->forced = ic_calloc((size_t)turn->count + 1, sizeof *in->forced);
+    in->forced_count = turn->count;
+    if (turn->count)
+        memcpy(in->forced, turn->tokens, (size_t)turn->count * sizeof *in->forced);
+    talk_send_input(t, &in);
+    if (ended && !turn->count) {
+        in = ic_mail_input_new(t->seat, IC_INPUT_CANCEL);
+        talk_send_input(t, &in);
+    }
+    t->replay_answers += ended;
+}
+
+static int replay_end(replay *r, const ic_talk_record *rec)
+{
+    if (r->now && r->now->number == rec->turn) {
+        if (rec->finish != IC_FINISH_ERROR || r->now->count)
+            send_ask(r, true);
+        talk_turn_free(&r->now);
+        return IC_OK;
+    }
+    talk_turn *queued = take_asked(r, rec->turn);
+    if (queued)
+        talk_turn_free(&queued);
+    return IC_OK; /* of a turn that the checkpoint holds already */
+}
+
+static int replay_record(replay *r, ic_talk_record *rec)
+{
+    talk *t = r->t;
+    ic_mail_input *in;
+    switch (rec->kind) {
+    case IC_RECORD_FRAME:
+    case IC_RECORD_IMAGE:
+        in = ic_mail_input_new(t->seat,
+                               rec->kind == IC_RECORD_IMAGE ? IC_INPUT_IMAGE : IC_INPUT_FRAME);
+        in->frame = rec->frame;
+        rec->frame = NULL;
+        in->grid = rec->grid;
+        t->frames_sent++;
+        t->head.seen++;
+        talk_send_input(t, &in);
+        return IC_OK;
+    case IC_RECORD_FRAMES_END:
+        in = ic_mail_input_new(t->seat, IC_INPUT_FRAMES_END);
+        talk_send_input(t, &in);
+        return IC_OK;
+    case IC_RECORD_ASK:
+        return replay_ask(r, rec);
+    case IC_RECORD_START:
+        if (!r->now)
+            r->now = take_asked(r, rec->turn);
+        return r->now ? IC_OK : IC_EFORMAT;
+    case IC_RECORD_TOKENS:
+        for (int i = 0; r->now && i < rec->count; i++)
+            talk_add_token(t, r->now, rec->tokens[i]);
+        return r->now ? IC_OK : IC_EFORMAT;
+    case IC_RECORD_END:
+        return replay_end(r, rec);
+    case IC_RECORD_MEDIA:
+        t->head.open_media = t->head.medias = rec->media;
+        return IC_OK;
+    case IC_RECORD_MEDIA_END:
+        t->head.open_media = 0;
+        return IC_OK;
+    }
+    return IC_EVERSION;
+}
+
+/* The answer that was going on goes on; questions that waited stand in the line again. */
+static void take_up(replay *r)
+{
+    talk *t = r->t;
+    if (r->now) {
+        talk_turn *turn = r->now;
+        send_ask(r, false);
+        turn->replayed = turn->written = turn->count;
+        turn->told = turn->answer.size;
+        t->turn = turn;
+        r->now = NULL;
+    }
+    for (int i = 0; i < r->count; i++) {
+        talk_item *item = ic_alloc(sizeof *item);
+        item->type = TALK_ITEM_TURN;
+        item->turn = r->asked[i];
+        talk_line_add(t, &item);
+    }
+    r->count = 0;
+}
+
+/* Questions that waited when the checkpoint was taken. */
+static int replay_waiting(replay *r, ic_error *e)
+{
+    ic_cursor c;
+    ic_cursor_init(&c, r->t->head.asks.data, r->t->head.asks.size);
+    int rc = IC_OK;
+    while (rc == IC_OK && ic_cursor_left(&c)) {
+        uint32_t size;
+        ic_talk_record rec;
+        const void *bytes = ic_cursor_blob(&c, &size);
+        if (!bytes)
+            return ic_error_set(e, IC_EFORMAT, "the checkpoint's waiting questions end early");
+        rc = ic_talk_record_decode(&rec, IC_RECORD_ASK, bytes, size, e);
+        if (rc == IC_OK)
+            rc = replay_ask(r, &rec);
+        ic_talk_record_fini(&rec);
+    }
+    ic_buf_fini(&r->t->head.asks);
+    return rc;
+}
+
+static void begin_replay(talk *t)
+{
+    replay r = {.t = t};
+    ic_error e = {0};
+    int rc = replay_waiting(&r, &e);
+    ic_session_stats_of(t->session, &t->stats);
+    t->tokens_loaded = t->stats.tokens;
+    t->frames_sent = t->stats.frames;
+    t->model_busy = ic_session_is_ready(t->session);
+    t->phase = TALK_REPLAY;
+    talk_lease_out(t);
+    for (int i = 0; rc == IC_OK && i < t->load->count; i++) {
+        ic_talk_record rec;
+        const ic_journal_record *raw = &t->load->records[i];
+        rc = ic_talk_record_decode(&rec, raw->kind, raw->bytes.data, raw->bytes.size, &e);
+        if (rc == IC_OK) {
+            t->journal_bytes += raw->bytes.size;
+            t->touched = true;
+            rc = replay_record(&r, &rec);
+            if (rc)
+                ic_error_set(&e, rc, "journal record %lld does not follow from those before it",
+                             (long long)raw->number);
+            ic_talk_record_fini(&rec);
+        }
+    }
+    if (rc == IC_OK)
+        take_up(&r);
+    talk_turn_free(&r.now);
+    for (int i = 0; i < r.count; i++)
+        talk_turn_free(&r.asked[i]);
+    if (rc)
+        refuse(t, rc, &e);
+    else
+        talk_load_abort(t); /* no longer needed */
+}
+
+/* A source that was open when the server went away does not come back by itself. */
+static void close_lost_media(talk *t)
+{
+    if (!t->head.open_media)
+        return;
+    talk_unit *u = talk_unit_new(t);
+    ic_talk_record r = {.kind = IC_RECORD_MEDIA_END, .media = t->head.open_media};
+    talk_unit_record(t, u, &r, NULL);
+    talk_event *ev = talk_unit_event(u, IC_WIRE_EVENT_MEDIA_END);
+    ev->has_media = true;
+    ic_wire_put(&ev->media, media_info, media, t->head.open_media);
+    ic_wire_put(&ev->media, media_info, done, true);
+    ev->code = ic_wire_code_name(IC_WIRE_CODE_SHUTDOWN);
+    ev->message = ic_strdup("the server went away while the source was being read: feed the rest "
+                            "again");
+    t->head.open_media = 0;
+    talk_unit_add(t, &u);
+    talk_item *item = ic_alloc(sizeof *item);
+    item->type = TALK_ITEM_FRAMES_END;
+    talk_line_add(t, &item);
+}
+
+void talk_replay_done(talk *t)
+{
+    t->recomputed = t->stats.tokens - t->tokens_loaded;
+    t->phase = TALK_LIVE;
+    t->spoken_us = ic_clock_mono_us();
+    close_lost_media(t);
+    ic_log_info("session", "%.8s: resident: %llu tokens seen, %d in the cache, %llu recomputed%s",
+                t->id, (unsigned long long)t->stats.tokens, t->stats.cache_used,
+                (unsigned long long)t->recomputed, t->exact ? "" : ", inexact");
+}

@@ -1,0 +1,343 @@
+/* Inside the session actor: its state, and what its files call of one another. One thread. */
+#ifndef IC_TALK_PRIV_H
+#define IC_TALK_PRIV_H
+
+#include "actors/ic_store_jobs.h"
+#include "actors/ic_talk.h"
+#include "actors/ic_talk_record.h"
+
+/* --- where it stands ---------------------------------------------------------------------------
+ */
+
+typedef enum talk_phase {
+    TALK_COLD,      /* its record is being read */
+    TALK_SUSPENDED, /* no cache */
+    TALK_WAIT_ROOM, /* asked the router for room */
+    TALK_OPENING,   /* asked the scheduler for a cache */
+    TALK_LOADING,   /* reading checkpoint and journal */
+    TALK_REPLAY,    /* the journal's inputs are going in again */
+    TALK_LIVE,
+    TALK_STOPPING, /* on its way to suspended: see `why` */
+    TALK_CLOSING,  /* the cache is being given back */
+    TALK_FAILED,
+    TALK_GONE /* deleted */
+} talk_phase;
+
+typedef enum talk_why { /* why it stops; a later, stronger reason replaces a weaker one */
+                        TALK_WHY_NONE,
+                        TALK_WHY_IDLE,  /* nobody spoke to it */
+                        TALK_WHY_ROOM,  /* another session needs its memory */
+                        TALK_WHY_ASKED, /* SUSPEND */
+                        TALK_WHY_DRAIN, /* the server stops */
+                        TALK_WHY_FAIL,  /* what is in memory cannot be trusted any more */
+                        TALK_WHY_RM
+} talk_why;
+
+typedef enum talk_lease {
+    TALK_LEASE_NONE,
+    TALK_LEASE_HOME,
+    TALK_LEASE_OUT,
+    TALK_LEASE_RECALLED
+} talk_lease;
+
+enum { /* tags of store jobs */
+       TALK_JOB_RECORD = 1,
+       TALK_JOB_WRITE,
+       TALK_JOB_LOOKUP,
+       TALK_JOB_EVENTS,
+       TALK_JOB_LOAD,
+       TALK_JOB_SEGMENT,
+       TALK_JOB_CHECKPOINT
+};
+
+/* --- one question ------------------------------------------------------------------------------
+ */
+
+typedef struct talk_turn {
+    uint64_t number;
+    ic_wire_id key, client;
+    bool has_key, cancel_on_vanish;
+    char *text;
+    ic_sampling sampling;
+    int64_t arrived_us, first_us, last_us; /* monotonic */
+    int64_t arrived_wall_us, first_event;
+    bool admitted; /* durable */
+    bool cancelled;
+    bool begun;      /* its first token, or its end, has come */
+    int32_t *tokens; /* shown */
+    int count, capacity;
+    int replayed; /* of these, shown before this process: not written again */
+    int written;  /* of these, journalled */
+    ic_utf8_stream utf8;
+    ic_buf answer;    /* text so far */
+    size_t told;      /* bytes of it that events have carried */
+    ic_finish finish; /* once ended */
+    ic_error error;
+} talk_turn;
+void talk_turn_free(talk_turn **t_p);
+
+/* --- the line of inputs ------------------------------------------------------------------------
+ */
+
+typedef enum talk_item_type {
+    TALK_ITEM_FRAME,
+    TALK_ITEM_FRAMES_END,
+    TALK_ITEM_TURN
+} talk_item_type;
+typedef struct talk_item {
+    struct talk_item *next;
+    talk_item_type type;
+    ic_frame *frame;
+    ic_grid grid;
+    bool image;
+    talk_turn *turn;
+} talk_item;
+
+/* --- what is to be written ---------------------------------------------------------------------
+ */
+
+/* An event before it has a number. */
+typedef struct talk_event {
+    int type; /* IC_WIRE_EVENT_... */
+    uint64_t turn;
+    char *text; /* owned, as all below */
+    int finish; /* -1: none */
+    bool has_usage, has_media;
+    ic_wire_usage usage;
+    ic_wire_media_info media;
+    char *media_name, *container, *codec;
+    int state; /* -1: none */
+    const char *code;
+    char *message;
+    char *notices[IC_INGEST_NOTICES];
+} talk_event;
+
+/* A few operations that belong together, and what follows when they are durable. */
+typedef struct talk_unit {
+    struct talk_unit *next;
+    ic_job_write *ops; /* without events */
+    talk_event *events;
+    int event_count;
+    int64_t first_event; /* set when it is sent */
+    /* admission of a request; then it is the last unit of its job */
+    ic_mail_request *request;
+    uint64_t turn, media; /* for its OK */
+    bool is_turn;         /* item of the line that waits for the verdict */
+    ic_mail_send *reply;  /* sent when durable */
+    bool finishes_turn;   /* update the request's record with its events */
+    ic_wire_id key;
+    int64_t turn_first_event;
+    size_t bytes;
+} talk_unit;
+
+typedef struct talk_attachment {
+    struct talk_attachment *next;
+    uint64_t peer;
+    int64_t want; /* number of the next event it gets */
+    int64_t credit;
+    bool reading; /* events are being read for it */
+} talk_attachment;
+
+typedef struct talk_kept_event { /* the newest events, so that followers need no disk */
+    struct talk_kept_event *next;
+    int64_t number;
+    ic_buf body;
+} talk_kept_event;
+
+typedef struct talk_source {
+    ic_actor *actor;
+    ic_ingest_args args;
+    ic_port *port;
+    uint64_t media; /* 0: not admitted yet */
+    bool opened, image;
+    ic_mail_request *request; /* a MEDIA that is answered once the source opens */
+    ic_mail_ingest_opened *info;
+    ic_ingest_counts counts;
+    uint64_t dropped; /* frames that were thrown away at the stop */
+    uint64_t granted, received;
+    int64_t progress_us;
+    uint64_t progress_seen;
+    bool ending;
+    ic_mail_ingest_ended *ended; /* waits until the line before it is in, */
+    bool end_queued;             /* where it stands as FRAMES_END */
+    ic_wire_id key;
+} talk_source;
+
+typedef struct talk {
+    ic_actor_self *self;
+    ic_talk_args *args;
+    const ic_talk_limits *limits;
+    ic_port *store_reply; /* NULL once the store has it (it is used in every job) */
+    char id[IC_STORE_ID_CHARS + 1];
+
+    talk_phase phase;
+    talk_why why;
+    ic_error failure; /* of TALK_FAILED */
+    ic_wire_code failure_code;
+    bool draining, end_wanted;
+    int64_t drain_until_us;
+    uint64_t mails; /* received from the router */
+    ic_mail_request
+        *waiting; /* requests that need it live, or in another phase; linked by head.next */
+    ic_mail_request *stop_replies; /* SUSPEND requests to be answered, RM last */
+    ic_mail_request *rm;
+    int64_t spoken_us;          /* when somebody last spoke to it */
+    ic_mail_session_state told; /* what the router knows */
+
+    /* from the store */
+    ic_store_session record;
+    ic_talk_config config;
+    ic_talk_head head;
+
+    /* the cache */
+    talk_lease lease;
+    ic_seat *seat;
+    ic_session *session; /* while the lease is at home */
+    ic_session_stats stats;
+    bool model_busy;  /* the last progress said that there is more to do */
+    bool home_wanted; /* for a checkpoint */
+    bool exact;
+    uint64_t recomputed;     /* tokens, by the resume */
+    uint64_t frames_sent;    /* into the engine, as the engine counts them */
+    uint64_t evicted_before; /* by former processes */
+
+    /* loading */
+    ic_job_load *load;
+    size_t segment_at;
+    ic_buf state;
+    bool state_loaded;
+    int replay_answers; /* ends of answers that are still to come back */
+    uint64_t tokens_loaded;
+
+    /* the line */
+    talk_item *line, *line_end;
+    int line_turns;
+    talk_turn *turn; /* the one in the model */
+
+    /* writing */
+    talk_unit *units, *units_end;
+    talk_unit *in_flight; /* the units of the job at the store */
+    size_t unit_bytes;
+    int64_t event_next;
+    int64_t journal_last;   /* durable */
+    uint64_t journal_bytes; /* since the last checkpoint */
+    bool touched;           /* since the last checkpoint */
+
+    /* events */
+    talk_attachment *attachments;
+    talk_kept_event *kept, *kept_end;
+    size_t kept_bytes;
+
+    /* checkpoint in progress */
+    bool checkpointing;
+    bool checkpoint_all;
+    ic_store_writer *writer;
+    uint64_t cursor;
+    bool rows_left;
+    size_t state_at; /* bytes of the state that are written */
+    ic_buf checkpoint_state;
+    ic_store_segment *segments; /* of the present checkpoint: rows only */
+    int segment_count;
+    ic_store_segment *fresh; /* of the one in progress, state and rows */
+    int fresh_count;
+    int64_t checkpoint_journal;
+    int64_t checkpoint_after_us; /* not before that */
+    uint64_t checkpoints, checkpoints_failed;
+    ic_error checkpoint_error;
+    ic_talk_head saved_head;
+
+    talk_source *source;
+    uint64_t skipped_here, deduplicated_here, seen_here, evicted_here;
+} talk;
+
+enum {
+    TALK_SEGMENT_BYTES = 2 << 20, /* pieces of a checkpoint */
+    TALK_UNITS_BYTES = 8 << 20,   /* journal that waits for the store before the line waits */
+    TALK_KEPT_BYTES = 1 << 20,
+    TALK_FRAMES_AHEAD = 16, /* frames in the model that are not computed */
+    TALK_TAG_STATE = 1,
+    TALK_TAG_ROWS = 2
+};
+
+/* ic_talk.c */
+void talk_send_error(talk *t, const ic_mail_request *r, ic_wire_code code, const char *message);
+void talk_send_ok(talk *t, const ic_mail_request *r, ic_wire_msg *ok);
+ic_wire_msg talk_ok(const talk *t, const ic_mail_request *r);
+void talk_send_msg(talk *t, uint64_t peer, ic_wire_msg *m);
+int talk_state(const talk *t); /* IC_WIRE_STATE_... */
+bool talk_is_answering(const talk *t);
+void talk_fail(talk *t, ic_wire_code code, const ic_error *e);
+void talk_begin_stop(talk *t, talk_why why);
+void talk_verdict(talk *t, talk_unit *u, const ic_job_write *done);
+void talk_wake(talk *t);
+
+/* ic_talk_write.c */
+talk_unit *talk_unit_new(talk *t);
+talk_event *talk_unit_event(talk_unit *u, int type); /* Borrows until the next one */
+void talk_unit_record(talk *t, talk_unit *u, const ic_talk_record *r, const ic_wire_id *key);
+void talk_unit_admit(talk_unit *u, ic_mail_request **request_p);
+void talk_unit_add(talk *t, talk_unit **u_p); /* Takes: to be written */
+void talk_unit_drop_all(talk *t);
+void talk_flush(talk *t);
+bool talk_is_written(const talk *t); /* nothing waits or is on the way */
+void talk_written(talk *t, ic_job_write *done);
+void talk_notice(talk *t, const char *code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* ic_talk_follow.c */
+void talk_attach(talk *t, uint64_t peer, int64_t from, int64_t credit, bool replace);
+void talk_detach(talk *t, uint64_t peer);
+void talk_credit(talk *t, uint64_t peer, uint64_t bytes);
+void talk_keep_event(talk *t, int64_t number, const ic_buf *body);
+void talk_follow(talk *t); /* sends what credit allows */
+void talk_events_read(talk *t, ic_job_events *done);
+int talk_follower_count(const talk *t);
+void talk_follow_fini(talk *t);
+
+/* ic_talk_model.c */
+void talk_line_add(talk *t, talk_item **item_p);
+void talk_line_clear(talk *t);
+void talk_line_save(const talk *t, ic_buf *out);           /* its admitted questions, as blobs */
+uint64_t talk_line_drop_frames(talk *t);                   /* their number */
+talk_turn *talk_line_turn(const talk *t, uint64_t number); /* waiting in the line */
+uint64_t talk_line_first_admitted(const talk *t);          /* 0: none */
+talk_turn *talk_line_take(talk *t, uint64_t number);       /* Caller owns */
+void talk_pump(talk *t);
+void talk_tell_tokens(talk *t);
+void talk_add_token(talk *t, talk_turn *turn, int32_t token);
+void talk_progress(talk *t, const ic_mail_progress *p);
+void talk_send_input(talk *t, ic_mail_input **in_p);
+void talk_cancel_turn(talk *t);
+void talk_end_queued(talk *t, talk_turn **turn_p, ic_finish finish);
+void talk_lease_out(talk *t);
+void talk_recall(talk *t);
+
+/* ic_talk_load.c: waking up */
+void talk_opened(talk *t, ic_mail_lease *m);
+void talk_loaded(talk *t, ic_job_load **done_p);
+void talk_segment(talk *t, ic_job_segment *done);
+void talk_replay_done(talk *t);
+void talk_load_abort(talk *t);
+
+/* ic_talk_checkpoint.c */
+bool talk_checkpoint_due(const talk *t);
+void talk_checkpoint_begin(talk *t);
+void talk_checkpoint_done(talk *t, ic_job_checkpoint *done);
+void talk_checkpoint_fini(talk *t);
+
+/* ic_talk_source.c */
+void talk_source_start(talk *t, ic_mail_request **request_p);
+void talk_source_admitted(talk *t, const talk_unit *u);
+void talk_source_refused(talk *t);
+void talk_source_data(talk *t, ic_mail_request *r);
+void talk_source_stop(talk *t);
+void talk_source_mail(talk *t, ic_mail **m_p);
+void talk_source_tick(talk *t);
+void talk_source_check_end(talk *t);
+void talk_source_finish(talk *t);
+void talk_source_drop_frames(talk *t);
+void talk_source_free(talk *t);
+void talk_source_credit(talk *t, uint64_t bytes);
+ic_mail_send *talk_media_ok(talk *t, const ic_mail_request *r, int64_t first_event, bool repeated);
+
+#endif

@@ -1,0 +1,316 @@
+#include "actors/ic_talk_record.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/ic_mem.h"
+
+enum { VERSION = 1 };
+
+static void put_text(ic_buf *out, const char *text)
+{
+    ic_buf_blob(out, text, (uint32_t)strlen(text));
+}
+
+/* Caller owns; NULL when the bytes end early. */
+static char *get_text(ic_cursor *c)
+{
+    uint32_t count;
+    const char *bytes = ic_cursor_blob(c, &count);
+    return bytes ? ic_strf("%.*s", (int)count, bytes) : NULL;
+}
+
+static void get_text_into(ic_cursor *c, char *out, size_t size)
+{
+    char *text = get_text(c);
+    snprintf(out, size, "%s", text ? text : "");
+    ic_free(text);
+}
+
+static void put_sampling(ic_buf *out, const ic_sampling *s)
+{
+    ic_buf_f32(out, s->temperature);
+    ic_buf_u32(out, (uint32_t)s->top_k);
+    ic_buf_f32(out, s->top_p);
+    ic_buf_f32(out, s->repetition_penalty);
+    ic_buf_u64(out, s->seed);
+    ic_buf_u32(out, (uint32_t)s->max_tokens);
+}
+
+static void get_sampling(ic_cursor *c, ic_sampling *s)
+{
+    s->temperature = ic_cursor_f32(c);
+    s->top_k = (int32_t)ic_cursor_u32(c);
+    s->top_p = ic_cursor_f32(c);
+    s->repetition_penalty = ic_cursor_f32(c);
+    s->seed = ic_cursor_u64(c);
+    s->max_tokens = (int32_t)ic_cursor_u32(c);
+}
+
+static int open_cursor(ic_cursor *c, const void *bytes, size_t size, const char *what, ic_error *e)
+{
+    ic_cursor_init(c, bytes, size);
+    uint8_t version = ic_cursor_u8(c);
+    if (c->status || version != VERSION)
+        return ic_error_set(e, c->status ? IC_EFORMAT : IC_EVERSION,
+                            "%s of version %u is not known here", what, version);
+    return IC_OK;
+}
+
+static int close_cursor(const ic_cursor *c, const char *what, ic_error *e)
+{
+    if (c->status)
+        return ic_error_set(e, IC_EFORMAT, "%s ends early", what);
+    return IC_OK;
+}
+
+/* --- configuration -----------------------------------------------------------------------------
+ */
+
+void ic_talk_config_fini(ic_talk_config *c)
+{
+    ic_free(c->system);
+    *c = (ic_talk_config){0};
+}
+
+int ic_talk_config_encode(const ic_talk_config *c, ic_buf *out)
+{
+    const ic_session_config *s = &c->engine;
+    ic_buf_u8(out, VERSION);
+    put_text(out, s->policy);
+    ic_buf_u32(out, (uint32_t)s->cache_tokens);
+    ic_buf_u32(out, (uint32_t)s->chunk_max);
+    ic_buf_u32(out, (uint32_t)s->slack);
+    ic_buf_u32(out, (uint32_t)s->sinks);
+    ic_buf_u32(out, (uint32_t)s->pinned_max);
+    ic_buf_u32(out, (uint32_t)s->kv_dtype);
+    ic_buf_u64(out, s->pending_bytes_max);
+    ic_buf_u32(out, (uint32_t)s->group_tokens_max);
+    put_sampling(out, &c->sampling);
+    ic_buf_u8(out, c->has_seed);
+    put_text(out, c->model);
+    ic_buf_u8(out, c->system != NULL);
+    put_text(out, c->system ? c->system : "");
+    return out->status;
+}
+
+int ic_talk_config_decode(ic_talk_config *c, const void *bytes, size_t size, ic_error *e)
+{
+    ic_cursor in;
+    *c = (ic_talk_config){0};
+    int rc = open_cursor(&in, bytes, size, "the session's configuration", e);
+    if (rc)
+        return rc;
+    ic_session_config *s = &c->engine;
+    get_text_into(&in, s->policy, sizeof s->policy);
+    s->cache_tokens = (int)ic_cursor_u32(&in);
+    s->chunk_max = (int)ic_cursor_u32(&in);
+    s->slack = (int)ic_cursor_u32(&in);
+    s->sinks = (int)ic_cursor_u32(&in);
+    s->pinned_max = (int)ic_cursor_u32(&in);
+    s->kv_dtype = (ic_dtype)ic_cursor_u32(&in);
+    s->pending_bytes_max = ic_cursor_u64(&in);
+    s->group_tokens_max = (int)ic_cursor_u32(&in);
+    get_sampling(&in, &c->sampling);
+    c->has_seed = ic_cursor_u8(&in);
+    get_text_into(&in, c->model, sizeof c->model);
+    bool has_system = ic_cursor_u8(&in);
+    c->system = get_text(&in);
+    if (!has_system) {
+        ic_free(c->system);
+        c->system = NULL;
+    }
+    rc = close_cursor(&in, "the session's configuration", e);
+    if (rc)
+        ic_talk_config_fini(c);
+    return rc;
+}
+
+/* --- the journal -------------------------------------------------------------------------------
+ */
+
+void ic_talk_record_fini(ic_talk_record *r)
+{
+    ic_frame_unref(&r->frame);
+    ic_free(r->text);
+    ic_free(r->tokens);
+    *r = (ic_talk_record){0};
+}
+
+static void put_frame(ic_buf *out, const ic_frame *f, const ic_grid *grid)
+{
+    ic_buf_u64(out, (uint64_t)f->pts_us);
+    ic_buf_u64(out, f->ordinal);
+    ic_buf_u32(out, (uint32_t)grid->width);
+    ic_buf_u32(out, (uint32_t)grid->height);
+    ic_buf_u32(out, (uint32_t)grid->tokens_w);
+    ic_buf_u32(out, (uint32_t)grid->tokens_h);
+    ic_buf_append(out, f->rgb, f->bytes);
+}
+
+static int get_frame(ic_cursor *c, ic_talk_record *r)
+{
+    uint64_t pts = ic_cursor_u64(c), ordinal = ic_cursor_u64(c);
+    r->grid.width = (int)ic_cursor_u32(c);
+    r->grid.height = (int)ic_cursor_u32(c);
+    r->grid.tokens_w = (int)ic_cursor_u32(c);
+    r->grid.tokens_h = (int)ic_cursor_u32(c);
+    if (c->status || r->grid.width <= 0 || r->grid.height <= 0)
+        return IC_EFORMAT;
+    r->frame = ic_frame_new(r->grid.width, r->grid.height);
+    if (!r->frame)
+        return IC_ENOMEM;
+    const void *rgb = ic_cursor_bytes(c, r->frame->bytes);
+    if (!rgb)
+        return IC_EFORMAT;
+    memcpy(r->frame->rgb, rgb, r->frame->bytes);
+    r->frame->pts_us = (int64_t)pts;
+    r->frame->ordinal = ordinal;
+    return IC_OK;
+}
+
+int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out)
+{
+    ic_buf_u8(out, VERSION);
+    switch (r->kind) {
+    case IC_RECORD_FRAME:
+    case IC_RECORD_IMAGE:
+        put_frame(out, r->frame, &r->grid);
+        break;
+    case IC_RECORD_FRAMES_END:
+        break;
+    case IC_RECORD_ASK:
+        ic_buf_u64(out, r->turn);
+        ic_buf_append(out, r->key, sizeof r->key);
+        put_sampling(out, &r->sampling);
+        put_text(out, r->text);
+        break;
+    case IC_RECORD_START:
+        ic_buf_u64(out, r->turn);
+        break;
+    case IC_RECORD_TOKENS:
+        ic_buf_u64(out, r->turn);
+        ic_buf_u32(out, (uint32_t)r->count);
+        for (int i = 0; i < r->count; i++)
+            ic_buf_u32(out, (uint32_t)r->tokens[i]);
+        break;
+    case IC_RECORD_END:
+        ic_buf_u64(out, r->turn);
+        ic_buf_u32(out, (uint32_t)r->finish);
+        break;
+    case IC_RECORD_MEDIA:
+    case IC_RECORD_MEDIA_END:
+        ic_buf_u64(out, r->media);
+        break;
+    }
+    return out->status;
+}
+
+static int get_tokens(ic_cursor *c, ic_talk_record *r)
+{
+    uint32_t count = ic_cursor_u32(c);
+    if (c->status || count > ic_cursor_left(c) / 4)
+        return IC_EFORMAT;
+    r->count = (int)count;
+    r->tokens = ic_calloc(count ? count : 1, sizeof *r->tokens);
+    for (uint32_t i = 0; i < count; i++)
+        r->tokens[i] = (int32_t)ic_cursor_u32(c);
+    return IC_OK;
+}
+
+static int get_ask(ic_cursor *c, ic_talk_record *r)
+{
+    r->turn = ic_cursor_u64(c);
+    const void *key = ic_cursor_bytes(c, sizeof r->key);
+    if (!key)
+        return IC_EFORMAT;
+    memcpy(r->key, key, sizeof r->key);
+    get_sampling(c, &r->sampling);
+    r->text = get_text(c);
+    return r->text ? IC_OK : IC_EFORMAT;
+}
+
+static int get_content(ic_cursor *c, ic_talk_record *r)
+{
+    switch (r->kind) {
+    case IC_RECORD_FRAME:
+    case IC_RECORD_IMAGE:
+        return get_frame(c, r);
+    case IC_RECORD_FRAMES_END:
+        return IC_OK;
+    case IC_RECORD_ASK:
+        return get_ask(c, r);
+    case IC_RECORD_START:
+        r->turn = ic_cursor_u64(c);
+        return IC_OK;
+    case IC_RECORD_TOKENS:
+        r->turn = ic_cursor_u64(c);
+        return get_tokens(c, r);
+    case IC_RECORD_END:
+        r->turn = ic_cursor_u64(c);
+        r->finish = (int)ic_cursor_u32(c);
+        return IC_OK;
+    case IC_RECORD_MEDIA:
+    case IC_RECORD_MEDIA_END:
+        r->media = ic_cursor_u64(c);
+        return IC_OK;
+    }
+    return IC_EVERSION;
+}
+
+int ic_talk_record_decode(ic_talk_record *r, uint32_t kind, const void *bytes, size_t size,
+                          ic_error *e)
+{
+    ic_cursor c;
+    *r = (ic_talk_record){.kind = (ic_talk_record_kind)kind};
+    int rc = open_cursor(&c, bytes, size, "a journal record", e);
+    if (rc)
+        return rc;
+    rc = get_content(&c, r);
+    if (rc == IC_OK)
+        rc = close_cursor(&c, "a journal record", e);
+    else
+        ic_error_set(e, rc, "a journal record of kind %u cannot be read", kind);
+    if (rc)
+        ic_talk_record_fini(r);
+    return rc;
+}
+
+/* --- the head ----------------------------------------------------------------------------------
+ */
+
+int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out)
+{
+    const uint64_t numbers[] = {
+        h->turns,   h->medias,       h->open_media,  h->evicted_at_end, h->seen,
+        h->skipped, h->deduplicated, h->seen_at_end, h->skipped_at_end, h->deduplicated_at_end};
+    ic_buf_u8(out, VERSION);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        ic_buf_u64(out, numbers[i]);
+    ic_buf_u8(out, h->inexact);
+    put_text(out, h->model);
+    ic_buf_blob(out, h->asks.data, (uint32_t)h->asks.size);
+    return out->status;
+}
+
+int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_error *e)
+{
+    ic_cursor c;
+    *h = (ic_talk_head){0};
+    int rc = open_cursor(&c, bytes, size, "a checkpoint", e);
+    if (rc)
+        return rc;
+    uint64_t *numbers[] = {&h->turns,          &h->medias,
+                           &h->open_media,     &h->evicted_at_end,
+                           &h->seen,           &h->skipped,
+                           &h->deduplicated,   &h->seen_at_end,
+                           &h->skipped_at_end, &h->deduplicated_at_end};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        *numbers[i] = ic_cursor_u64(&c);
+    h->inexact = ic_cursor_u8(&c);
+    get_text_into(&c, h->model, sizeof h->model);
+    uint32_t count;
+    const void *asks = ic_cursor_blob(&c, &count);
+    rc = close_cursor(&c, "a checkpoint", e);
+    return rc ? rc : ic_buf_append(&h->asks, asks, count);
+}

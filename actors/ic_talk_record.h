@@ -1,0 +1,76 @@
+/* ic_talk_record: what a conversation writes into the store, as bytes and back: its configuration,
+ * its journal records, and the head of a checkpoint's state. Little-endian (base/ic_buf.h); a
+ * number of the version stands first. docs/store-format.md calls these opaque; they are told here.
+ */
+#ifndef IC_TALK_RECORD_H
+#define IC_TALK_RECORD_H
+
+#include "base/ic_buf.h"
+#include "base/ic_frame.h"
+#include "engine/ic_session.h"
+
+/* --- configuration: fixed when the session is made ---------------------------------------------
+ */
+
+typedef struct ic_talk_config {
+    ic_session_config engine;
+    ic_sampling sampling; /* defaults of its turns */
+    bool has_seed;        /* else each turn draws its own */
+    char *system;         /* owned; NULL: none */
+    char model[96];       /* that it was made for; for people */
+} ic_talk_config;
+void ic_talk_config_fini(ic_talk_config *c);
+int ic_talk_config_encode(const ic_talk_config *c, ic_buf *out);
+IC_MUST_CHECK int ic_talk_config_decode(ic_talk_config *c, const void *bytes, size_t size,
+                                        ic_error *e);
+
+/* --- the journal -------------------------------------------------------------------------------
+ */
+
+typedef enum ic_talk_record_kind {
+    IC_RECORD_FRAME = 1, /* frame, grid */
+    IC_RECORD_IMAGE = 2, /* frame, grid */
+    IC_RECORD_FRAMES_END = 3,
+    IC_RECORD_ASK = 4,      /* turn, key, text, sampling: admitted */
+    IC_RECORD_START = 5,    /* turn: its question goes into the model now */
+    IC_RECORD_TOKENS = 6,   /* turn, tokens: shown */
+    IC_RECORD_END = 7,      /* turn, finish */
+    IC_RECORD_MEDIA = 8,    /* media: a source is being read */
+    IC_RECORD_MEDIA_END = 9 /* media */
+} ic_talk_record_kind;
+
+typedef struct ic_talk_record {
+    ic_talk_record_kind kind;
+    uint64_t turn, media;
+    int finish;      /* ic_finish */
+    uint8_t key[16]; /* of the request */
+    ic_grid grid;
+    ic_frame *frame; /* owned */
+    char *text;      /* owned */
+    ic_sampling sampling;
+    int32_t *tokens; /* owned */
+    int count;
+} ic_talk_record;
+void ic_talk_record_fini(ic_talk_record *r);
+int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out);
+IC_MUST_CHECK int ic_talk_record_decode(ic_talk_record *r, uint32_t kind, const void *bytes,
+                                        size_t size, ic_error *e);
+
+/* --- the head of a checkpoint ------------------------------------------------------------------
+ */
+
+typedef struct ic_talk_head {
+    uint64_t turns;                       /* questions so far */
+    uint64_t medias;                      /* sources so far */
+    uint64_t open_media;                  /* being read when the checkpoint was taken; 0: none */
+    uint64_t evicted_at_end;              /* tokens evicted up to the end of the last answer */
+    uint64_t seen, skipped, deduplicated; /* frames, since it began */
+    uint64_t seen_at_end, skipped_at_end, deduplicated_at_end; /* at the end of the last answer */
+    bool inexact; /* some of it was computed under other numerics */
+    char model[96];
+    ic_buf asks; /* ASK records of questions that wait, each a blob; owned */
+} ic_talk_head;
+int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out);
+IC_MUST_CHECK int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_error *e);
+
+#endif
