@@ -278,6 +278,40 @@ static void test_busy(void **state)
     end(&f);
 }
 
+/* A sampled answer is what the sampler picks from the row's logits for (seed, turn, index), with
+ * every token that has gone in before counted as seen. */
+static void test_sampled(void **state)
+{
+    (void)state;
+    fixture f;
+    ic_error e = {0};
+    ic_sampling s = {.temperature = 1,
+                     .top_k = 50,
+                     .top_p = 0.95f,
+                     .repetition_penalty = 1.2f,
+                     .seed = 99,
+                     .max_tokens = 20};
+    begin(&f, NULL, 256);
+    ic_test_watch(engine, &f.log, 1);
+    ask(&f, "Hello", 4);
+    pump(&f);
+    f.log.answer_count = 0;
+    ic_assert_ok(ic_session_ask(f.s, "Say more.", &s, &e), &e);
+    pump(&f);
+    ic_test_watch(engine, NULL, 0);
+    int vocab = f.log.vocab, first = 0;
+    while (memcmp(f.log.ids + first, f.log.answer, 20 * sizeof(int32_t)) != 0)
+        first++;
+    for (int i = 0; i < 20; i++) {
+        uint8_t seen[64] = {0};
+        for (int row = 0; row < first + i; row++)
+            seen[f.log.ids[row] / 8] |= (uint8_t)(1u << (f.log.ids[row] % 8));
+        float *logits = f.log.logits + (size_t)(first + i - 1) * (size_t)vocab;
+        assert_int_equal(ic_sampler_pick(&s, logits, vocab, seen, 2, (unsigned)i), f.log.answer[i]);
+    }
+    end(&f);
+}
+
 /* max_tokens 0 means the model's default, which is finite. */
 static void test_default_length(void **state)
 {
@@ -609,6 +643,7 @@ int main(void)
         cmocka_unit_test(test_again),
         cmocka_unit_test(test_bad_frames),
         cmocka_unit_test(test_busy),
+        cmocka_unit_test(test_sampled),
         cmocka_unit_test(test_default_length),
         cmocka_unit_test(test_stop),
         cmocka_unit_test(test_cancel_and_force),

@@ -88,6 +88,7 @@ static void queue_round(ic_session *s, int round)
 typedef struct history { /* tokens of both answers */
     int32_t token[2 * ANSWER];
     int count;
+    ic_session_stats end;
 } history;
 
 /* Goes on until both rounds are over, or until `steps` steps have been made; returns those made. */
@@ -119,7 +120,20 @@ static void run_whole(ic_engine *engine, int cache_tokens, history *h, int *step
     queue_round(s, 0);
     *steps = go_on(engine, s, h, &round, 100000);
     assert_int_equal(h->count, 2 * ANSWER);
+    ic_session_stats_of(s, &h->end);
     ic_session_destroy(&s);
+}
+
+static void expect_same_end(const ic_session_stats *a, const ic_session_stats *b)
+{
+    assert_int_equal(a->tokens, b->tokens);
+    assert_int_equal(a->evicted_tokens, b->evicted_tokens);
+    assert_int_equal(a->evicted_groups, b->evicted_groups);
+    assert_int_equal(a->groups, b->groups);
+    assert_int_equal(a->turn, b->turn);
+    assert_int_equal(a->prompt_tokens, b->prompt_tokens);
+    assert_int_equal(a->cached_tokens, b->cached_tokens);
+    assert_int_equal(a->cache_used, b->cache_used);
 }
 
 /* Saved after any number of steps (in the middle of a group, a prompt, an answer) and loaded into
@@ -148,6 +162,8 @@ static void test_anywhere(void **state)
             go_on(second, s, &parts, &round, 100000);
             assert_int_equal(parts.count, whole.count);
             assert_memory_equal(parts.token, whole.token, sizeof whole.token);
+            ic_session_stats_of(s, &parts.end);
+            expect_same_end(&parts.end, &whole.end);
             ic_session_destroy(&s);
             drop(&c);
         }
