@@ -29,6 +29,8 @@ typedef struct ic_device_config {
         plain_loops; /* CPU: no GEMM library and no wide instructions, for tests of the reference */
     bool library;    /* CPU: prefill products through the GEMM library even where the own loops are
                         chosen as the faster ones; IC_EUNSUPPORTED when it is not built in */
+    const char *instructions; /* CPU: "avx2", "avx512" or "avx512-bf16": these, for tests;
+                                 NULL: the best of this machine */
 } ic_device_config;
 
 typedef struct ic_device_info {

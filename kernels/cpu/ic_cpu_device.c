@@ -177,12 +177,19 @@ static void name_cpu(char *name, size_t bytes)
 #endif
 }
 
-static const ic_cpu_vec *best_vec(bool plain)
+/* The widest table that this machine has and the configuration allows. */
+static const ic_cpu_vec *choose_vec(const ic_device_config *config, ic_error *e)
 {
-    const ic_cpu_vec *vec = plain ? NULL : ic_cpu_vec_avx512();
-    if (!vec && !plain)
-        vec = ic_cpu_vec_avx2();
-    return vec ? vec : &ic_cpu_vec_plain;
+    if (config->plain_loops)
+        return &ic_cpu_vec_plain;
+    const ic_cpu_vec *vecs[] = {ic_cpu_vec_avx512_bf16(), ic_cpu_vec_avx512(), ic_cpu_vec_avx2(),
+                                &ic_cpu_vec_plain};
+    for (size_t i = 0; i < sizeof vecs / sizeof *vecs; i++)
+        if (vecs[i] && (!config->instructions || strcmp(config->instructions, vecs[i]->name) == 0))
+            return vecs[i];
+    ic_error_set(e, IC_EUNSUPPORTED, "this machine has no \"%s\" instructions",
+                 config->instructions);
+    return NULL;
 }
 
 static void fill_info(ic_cpu_device *d)
@@ -244,6 +251,9 @@ static const ic_backend backend = {
 
 int ic_cpu_device_open(ic_device **out, const ic_device_config *config, ic_error *e)
 {
+    const ic_cpu_vec *vec = choose_vec(config, e);
+    if (!vec)
+        return IC_EUNSUPPORTED;
     ic_cpu_device *d = ic_alloc(sizeof *d);
     int threads = config->threads ? config->threads : usable_cores();
     int rc = ic_cpu_pool_new(&d->pool, threads, e);
@@ -252,7 +262,7 @@ int ic_cpu_device_open(ic_device **out, const ic_device_config *config, ic_error
         return rc;
     }
     d->base.backend = &backend;
-    d->vec = best_vec(config->plain_loops);
+    d->vec = vec;
     d->workers = ic_calloc((size_t)threads, sizeof *d->workers);
     if (config->library || (!config->plain_loops && ic_cpu_library_pays()))
         rc = ic_cpu_library_new(&d->library, threads, e);

@@ -67,6 +67,7 @@ typedef struct ic_cpu_vec {
 extern const ic_cpu_vec ic_cpu_vec_plain;
 /* NULL when this machine (or this build) has no such instructions. */
 const ic_cpu_vec *ic_cpu_vec_avx2(void);
-const ic_cpu_vec *ic_cpu_vec_avx512(void); /* with or without bf16 products */
+const ic_cpu_vec *ic_cpu_vec_avx512(void);
+const ic_cpu_vec *ic_cpu_vec_avx512_bf16(void);
 
 #endif

@@ -252,14 +252,22 @@ const ic_cpu_vec *ic_cpu_vec_avx512(void)
     bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
                && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
                && __builtin_cpu_supports("fma");
-    if (!has)
-        return NULL;
-    return __builtin_cpu_supports("avx512bf16") ? &bf16_table : &table;
+    return has ? &table : NULL;
+}
+
+const ic_cpu_vec *ic_cpu_vec_avx512_bf16(void)
+{
+    return ic_cpu_vec_avx512() && __builtin_cpu_supports("avx512bf16") ? &bf16_table : NULL;
 }
 
 #else
 
 const ic_cpu_vec *ic_cpu_vec_avx512(void)
+{
+    return NULL;
+}
+
+const ic_cpu_vec *ic_cpu_vec_avx512_bf16(void)
 {
     return NULL;
 }

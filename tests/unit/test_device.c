@@ -23,7 +23,9 @@ static void test_open_refuses(void **state)
     assert_null(d);
     ic_device_config config = {.kind = "cpu", .threads = -1};
     assert_int_equal(ic_device_open(&d, &config, &e), IC_EINVAL);
-    config.threads = 100000;
+    config = (ic_device_config){.kind = "cpu", .instructions = "neon"};
+    assert_int_equal(ic_device_open(&d, &config, &e), IC_EUNSUPPORTED);
+    config = (ic_device_config){.kind = "cpu", .threads = 100000};
     assert_int_equal(ic_device_open(&d, &config, &e), IC_EINVAL);
     assert_null(d);
 }
