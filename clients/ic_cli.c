@@ -233,16 +233,24 @@ static int media_result(const ic_cli *cli, ic_error *e)
     return ic_error_set(e, IC_EFORMAT, "%s: %s", v->name, v->message);
 }
 
+/* The MEDIA message of a source as the command line writes it. */
+static void fill_media(const ic_cli *cli, const char *source, int as, ic_wire_msg *m)
+{
+    ic_wire_msg_init(m, IC_WIRE_MEDIA);
+    m->media = cli->args->media; /* fps and the like */
+    ic_wire_put(&m->media, media, session, cli->session);
+    ic_cli_args_source(source, &m->media);
+    if (as != IC_WIRE_AS_VIDEO)
+        ic_wire_put(&m->media, media, as, as);
+}
+
 int ic_cli_feed(ic_cli *cli, const char *source, int as, const ic_wire_id *key, ic_error *e)
 {
     ic_wire_msg m;
     int fd = -1;
-    ic_wire_msg_init(&m, IC_WIRE_MEDIA);
-    m.media = cli->args->media; /* fps and the like */
-    ic_wire_put(&m.media, media, session, cli->session);
-    ic_cli_args_source(source, &m.media);
-    if (as != IC_WIRE_AS_VIDEO)
-        ic_wire_put(&m.media, media, as, as);
+    if (ic_client_is_uploading(cli->client))
+        return ic_error_set(e, IC_EBUSY, "a source is being uploaded already");
+    fill_media(cli, source, as, &m);
     set_key(&m, key);
     int rc = start_media(cli, source, &m, &fd, e);
     if (!rc)
@@ -259,6 +267,39 @@ int ic_cli_feed(ic_cli *cli, const char *source, int as, const ic_wire_id *key, 
                          cli->view.name, (unsigned long long)cli->view.frames,
                          (unsigned long long)cli->view.frames_skipped,
                          (unsigned long long)cli->view.frames_deduplicated);
+    return rc;
+}
+
+/* The descriptor of an upload that has ended is given back; of one that runs, when asked. */
+static void close_behind(ic_cli *cli, bool by_force)
+{
+    if (cli->behind_fd < 0 || (ic_client_is_uploading(cli->client) && !by_force))
+        return;
+    ic_client_upload_abort(cli->client);
+    close(cli->behind_fd);
+    cli->behind_fd = -1;
+}
+
+int ic_cli_feed_behind(ic_cli *cli, const char *source, ic_error *e)
+{
+    ic_wire_msg m;
+    if (ic_client_is_uploading(cli->client))
+        return ic_error_set(e, IC_EBUSY, "a source is being uploaded already; /stop ends it");
+    close_behind(cli, true);
+    fill_media(cli, source, IC_WIRE_AS_VIDEO, &m);
+    int rc = start_media(cli, source, &m, &cli->behind_fd, e);
+    ic_cli_view_end(&cli->view); /* its events are told like those of others */
+    return rc;
+}
+
+int ic_cli_stop_feeding(ic_cli *cli, ic_error *e)
+{
+    ic_wire_msg m, reply;
+    close_behind(cli, true);
+    ic_wire_msg_init(&m, IC_WIRE_MEDIA_STOP);
+    ic_wire_put(&m.media_stop, media_stop, session, cli->session);
+    int rc = ic_cli_call(cli, &m, &reply, e);
+    ic_wire_msg_fini(&reply);
     return rc;
 }
 
@@ -596,7 +637,7 @@ static void tell_failure(ic_cli *cli, int rc, const ic_error *e)
 
 int ic_cli_run(const ic_cli_args *args, const char *endpoint)
 {
-    ic_cli cli = {.args = args};
+    ic_cli cli = {.args = args, .behind_fd = -1};
     ic_error e = {0};
     ic_client_options options = {.endpoint = endpoint,
                                  .name = "infchat " INFCHAT_VERSION,
@@ -615,6 +656,8 @@ int ic_cli_run(const ic_cli_args *args, const char *endpoint)
         rc = run_command(&cli, &e);
     if (rc)
         tell_failure(&cli, rc, &e);
+    if (cli.client)
+        close_behind(&cli, true);
     ic_client_close(&cli.client);
     ic_cli_view_fini(&cli.view);
     return exit_status(rc);

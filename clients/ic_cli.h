@@ -13,7 +13,8 @@ typedef struct ic_cli {
     ic_cli_view view;
     char session[IC_WIRE_SESSION_MAX + 1]; /* the full id, once known */
     uint64_t fed;                          /* number of the newest source; 0: none */
-    int handled;                           /* interrupts that were acted upon */
+    int behind_fd; /* of an upload that runs behind the conversation; -1: none */
+    int handled;   /* interrupts that were acted upon */
 } ic_cli;
 
 /* Runs the command of args (not HELP, VERSION) and returns the exit status. What goes wrong is told
@@ -36,6 +37,11 @@ int ic_cli_ask(ic_cli *cli, const char *text, const ic_wire_id *key, ic_error *e
 /* Feeds a source (as the command line writes it) and shows progress until its end. as:
  * IC_WIRE_AS_*. key may be NULL. IC_EFORMAT: it could not be decoded, which e tells. */
 int ic_cli_feed(ic_cli *cli, const char *source, int as, const ic_wire_id *key, ic_error *e);
+
+/* Begins to feed a source and leaves it running: its end comes as an event. */
+int ic_cli_feed_behind(ic_cli *cli, const char *source, ic_error *e);
+/* Ends whatever source the session has. */
+int ic_cli_stop_feeding(ic_cli *cli, ic_error *e);
 
 /* True once for each interrupt that nobody has acted upon. */
 bool ic_cli_take_interrupt(ic_cli *cli);

@@ -177,7 +177,9 @@ static void close_editor(chat *c)
 
 static void help(void)
 {
-    printf("/watch SRC     feed a file, URL, - or server:/path into the session\n"
+    printf("/watch SRC     feed a file, URL, camera:/dev/... or server:/path into the session\n"
+           "/watch SRC &   the same, while the conversation goes on\n"
+           "/stop          end the source\n"
            "/image SRC     show it a picture\n"
            "/show          the session, its media and newest turns\n"
            "/status        the server\n"
@@ -222,6 +224,15 @@ static int run_slash(chat *c, char *line, bool *done)
         return tell(c, ic_cli_show(cli, cli->args->turns, &e), &e);
     if (!strcmp(line, "/title"))
         return tell(c, ic_cli_title(cli, argument, NULL, &e), &e);
+    size_t size = strlen(argument);
+    bool is_behind = size > 1 && argument[size - 1] == '&';
+    if (!strcmp(line, "/watch") && is_behind) {
+        argument[size - 1] = '\0';
+        argument[strcspn(argument, " \t")] = '\0';
+        return tell(c, ic_cli_feed_behind(cli, argument, &e), &e);
+    }
+    if (!strcmp(line, "/stop"))
+        return tell(c, ic_cli_stop_feeding(cli, &e), &e);
     if (!strcmp(line, "/watch") && *argument)
         return tell(c, ic_cli_feed(cli, argument, IC_WIRE_AS_VIDEO, NULL, &e), &e);
     if (!strcmp(line, "/image") && *argument)
@@ -270,6 +281,7 @@ int ic_cli_chat(ic_cli *cli, ic_error *e)
     if (is_terminal)
         ic_cli_view_note(&cli->view, "ask something, or /help");
     cli->view.shows_all = is_terminal;
+    cli->view.arg = &c;
     while (!done && !rc) {
         char *line = is_terminal ? read_edited(&c) : read_piped(&c);
         if (!line && c.is_interrupted) {

@@ -39,7 +39,7 @@ typedef struct fake_server {
     atomic_bool is_mute;   /* hears nothing, says nothing */
     atomic_uint forget_at; /* forget the client once this many bytes were uploaded; 0: never */
     /* counts, read by tests */
-    atomic_uint hellos, asks, repeated, cancels, credits, byes, medias, pings;
+    atomic_uint hellos, asks, repeated, cancels, credits, byes, medias, pings, attaches;
     atomic_uint overdrawn; /* uploads beyond `until` */
     /* the thread's own */
     uint8_t id[32];
@@ -363,6 +363,7 @@ static inline void fake_on_other(fake_server *s, const ic_wire_msg *m)
     fake_send(s, &ok, s->id, s->id_size);
     if (m->verb == IC_WIRE_CANCEL && s->is_answering)
         fake_answer_end(s, IC_WIRE_FINISH_CANCEL);
+    s->attaches += m->verb == IC_WIRE_ATTACH;
     if (m->verb == IC_WIRE_ATTACH)
         fake_attach(s, ic_wire_get(&m->attach, attach, from, s->last + 1));
     if (m->verb == IC_WIRE_NEW)

@@ -239,6 +239,31 @@ static void silence_is_noticed(void **state)
     fake_server_stop(s);
 }
 
+/* A server that ends, and another that begins on the same endpoint: the client finds it, attaches
+ * to its session again and goes on. */
+static void another_server_is_found(void **state)
+{
+    (void)state;
+    fake_server *s = fake_server_start(ic_test_dir(), "again");
+    heard *h = news();
+    ic_client *c = open_client(s->endpoint, h, 60000);
+    ic_wire_msg reply;
+    ic_error e = {0};
+    ic_assert_ok(simple_call(c, IC_WIRE_NEW, &reply, &e), &e);
+    ic_wire_msg_fini(&reply);
+    fake_server_stop(s);
+    s = fake_server_start(ic_test_dir(), "again");
+    for (int i = 0; i < 600 && !s->attaches; i++)
+        ic_assert_ok(ic_client_wait(c, -1, NULL, 50, &e), &e);
+    assert_true(s->attaches > 0 && s->hellos > 0);
+    ic_assert_ok(ask(c, "still there?", &reply, &e), &e);
+    ic_wire_msg_fini(&reply);
+    wait_for(c, &h->is_ended);
+    assert_string_equal(h->text, "echo: still there?");
+    ic_client_close(&c);
+    fake_server_stop(s);
+}
+
 /* A server that stays away ends calls and waits with a text that names the endpoint. */
 static void absence_ends_calls(void **state)
 {
@@ -449,6 +474,7 @@ int main(void)
         cmocka_unit_test(forgotten_requests_are_repeated),
         cmocka_unit_test(events_go_on_after_a_restart),
         cmocka_unit_test(silence_is_noticed),
+        cmocka_unit_test(another_server_is_found),
         cmocka_unit_test(absence_ends_calls),
         cmocka_unit_test(nobody_there),
         cmocka_unit_test(a_file_is_uploaded),

@@ -303,6 +303,28 @@ static void a_terminal_conversation(void **state)
     assert_int_equal(server->cancels, 1);
 }
 
+/* A source fed behind the conversation: the prompt is there at once, and its end is told. */
+static void a_source_behind_the_conversation(void **state)
+{
+    (void)state;
+    program *p = &last;
+    char line[400];
+    p->text[0] = '\0';
+    struct winsize window = {.ws_row = 24, .ws_col = 90};
+    p->pid = forkpty(&p->out, NULL, NULL, &window);
+    if (!p->pid)
+        run_child((char *[]){"infchat", "chat", "3f9a", NULL});
+    snprintf(line, sizeof line, "/watch %s &\r", IC_SOURCE_DIR "/docs/protocol.md");
+    type_after(p, "> ", line);
+    expect(p, "protocol.md has ended: 20 frames");
+    type_after(p, "> ", "/stop\r");
+    type_after(p, "> ", "and now?\r");
+    expect(p, "echo: and now?");
+    type_after(p, "evicted]", "/quit\r");
+    assert_int_equal(end_terminal(p), 0);
+    assert_true(server->upload.size > 10000);
+}
+
 /* Waiting at the prompt keeps the connection alive: the client does not fall silent. */
 static void the_prompt_keeps_alive(void **state)
 {
@@ -335,6 +357,7 @@ int main(void)
         CLI_TEST(interrupt_stops_the_answer),
         CLI_TEST(attached_clients_see_all),
         CLI_TEST(a_terminal_conversation),
+        CLI_TEST(a_source_behind_the_conversation),
         CLI_TEST(the_prompt_keeps_alive),
     };
     signal(SIGPIPE, SIG_IGN);
