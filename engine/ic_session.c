@@ -55,7 +55,7 @@ static int group_tokens(const ic_engine *engine, const ic_session_config *c)
     return at_most(engine->group_tokens_max, c->cache_tokens / 2);
 }
 
-static int check_config(const ic_engine *engine, const ic_session_config *c, ic_error *e)
+int ic_session_config_check(const ic_engine *engine, const ic_session_config *c, ic_error *e)
 {
     if (!memchr(c->policy, 0, sizeof c->policy) || !ic_policy_find(c->policy))
         return ic_error_set(e, IC_EINVAL, "unknown cache policy \"%.23s\"; known: %s", c->policy,
@@ -154,7 +154,7 @@ int ic_session_new(ic_session **out, ic_engine *engine, const ic_session_config 
                    ic_error *e)
 {
     *out = NULL;
-    int rc = check_config(engine, config, e);
+    int rc = ic_session_config_check(engine, config, e);
     if (rc)
         return rc;
     ic_session *s = ic_alloc(sizeof *s);

@@ -29,6 +29,10 @@ typedef struct ic_session_config {
 void ic_session_config_default(const ic_engine *engine, int cache_tokens,
                                ic_session_config *config);
 
+/* IC_EINVAL names what is out of range, as ic_session_new would. Any thread. */
+IC_MUST_CHECK int ic_session_config_check(const ic_engine *engine, const ic_session_config *config,
+                                          ic_error *e);
+
 /* Allocates the whole cache, prefaulted. IC_EINVAL names what is out of range; IC_ENOMEM. Caller
  * owns *out. Owner thread of the engine (device memory). */
 IC_MUST_CHECK int ic_session_new(ic_session **out, ic_engine *engine,
