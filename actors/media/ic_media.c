@@ -119,7 +119,8 @@ static int look_ahead(ic_media *m)
         return m->ahead.valid ? IC_OK : m->end;
     int rc = ic_media_input_next(&m->input, &m->ahead, &m->end_error);
     if (rc != IC_OK) {
-        m->end = rc;
+        bool silent = rc == IC_ETIMEOUT && m->input.is_live; /* it may speak again */
+        m->end = silent ? IC_OK : rc;
         if (rc == IC_ECLOSED)
             ic_media_input_note_end(&m->input);
     }
@@ -259,7 +260,7 @@ static int next_on_grid(ic_media *m, int64_t *t)
         return IC_ECLOSED;
     for (;;) {
         int rc = look_ahead(m);
-        if (rc == IC_ECANCELED)
+        if (rc == IC_ECANCELED || (rc == IC_ETIMEOUT && m->input.is_live))
             return rc;
         if (rc == IC_OK && m->shown.valid && m->ahead.pts_us > *t + 1)
             return IC_OK;
@@ -289,6 +290,8 @@ static int give(ic_media *m, int64_t t, ic_frame **out, ic_error *e)
 
 static int finish(ic_media *m, int rc, ic_error *e)
 {
+    if (rc == IC_ETIMEOUT && m->input.is_live)
+        return ic_error_set(e, rc, "%s", m->end_error.text);
     m->final = rc;
     if (rc == IC_ECLOSED && m->ordinal == 0 && m->cfg.from_us > 0 && m->end == IC_ECLOSED)
         m->final = ic_error_set(

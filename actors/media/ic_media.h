@@ -137,9 +137,10 @@ void ic_media_close(ic_media **m_p);
 
 /* The next sample. Caller owns *out: pts_us = from + k/fps (with fps = 0 the picture's pts),
  * ordinal = k. IC_ECLOSED at the end (also of to_us and max_frames); IC_ETIMEOUT when
- * packet_timeout_ms passed without a byte: final too; IC_ECANCELED after an interrupt;
- * IC_EINVAL when `from` is behind the end; IC_EIO when the connection broke; IC_ELIMIT, IC_ENOMEM.
- * Every code other than IC_OK is final: later calls give it again. */
+ * packet_timeout_ms passed without a byte; IC_ECANCELED after an interrupt; IC_EINVAL when `from`
+ * is behind the end; IC_EIO when the connection broke; IC_ELIMIT, IC_ENOMEM. Every code other than
+ * IC_OK is final, later calls give it again; but a live source may be asked again after
+ * IC_ETIMEOUT, and waits again. */
 IC_MUST_CHECK int ic_media_next(ic_media *m, ic_frame **out, ic_error *e);
 
 /* From any thread: the waiting call and all later ones return IC_ECANCELED, within about 100 ms

@@ -73,18 +73,33 @@ static int read_packet(ic_media_input *in)
     }
 }
 
-/* Gives the decoder one packet, or tells it that there are no more. */
-static void feed(ic_media_input *in)
+/* A live source that is silent may speak again: forget the silence, keep the rest. */
+static bool only_silent(ic_media_input *in)
+{
+    if (!in->is_live || in->end != IC_ETIMEOUT)
+        return false;
+    in->end = in->bytes.status = IC_OK;
+    if (in->pb)
+        in->pb->eof_reached = in->pb->error = 0;
+    return true;
+}
+
+/* Gives the decoder one packet, or tells it that there are no more. IC_ETIMEOUT: a live source is
+ * silent. */
+static int feed(ic_media_input *in)
 {
     if (read_packet(in) != IC_OK) {
+        if (only_silent(in))
+            return IC_ETIMEOUT;
         in->draining = true;
         avcodec_send_packet(in->decoder, NULL);
-        return;
+        return IC_OK;
     }
     bool marked = (in->packet->flags & AV_PKT_FLAG_CORRUPT) != 0;
     int av = avcodec_send_packet(in->decoder, in->packet);
     av_packet_unref(in->packet);
     in->stats.corrupt += marked || (av < 0 && av != AVERROR(EAGAIN) && av != AVERROR_EOF);
+    return IC_OK;
 }
 
 /* --- the clock -------------------------------------------------------------------------------- */
@@ -201,9 +216,9 @@ int ic_media_input_next(ic_media_input *in, ic_media_picture *out, ic_error *e)
             return ic_error_set(e, IC_ECANCELED, "stopped");
         if (av == AVERROR_EOF || (in->draining && av == AVERROR(EAGAIN)))
             return ic_error_set(e, in->end, "%s", end_text(in->end));
-        if (av == AVERROR(EAGAIN))
-            feed(in);
-        else if (av < 0)
+        if (av == AVERROR(EAGAIN) && feed(in) != IC_OK)
+            return ic_error_set(e, IC_ETIMEOUT, "%s", end_text(IC_ETIMEOUT));
+        if (av < 0 && av != AVERROR(EAGAIN))
             in->stats.corrupt++;
     }
 }

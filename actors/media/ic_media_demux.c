@@ -162,8 +162,10 @@ static AVFormatContext *new_format(ic_media_input *in, const char *protocols)
     s->max_streams = MAX_STREAMS;
     s->protocol_whitelist = av_strdup(protocols);
     s->codec_whitelist = av_strdup(decoders);
-    if (in->is_live)
-        s->max_analyze_duration = 2 * AV_TIME_BASE;
+    if (in->is_live) { /* what is looked at to learn about the streams delays all that follows */
+        s->max_analyze_duration = AV_TIME_BASE;
+        s->fps_probe_size = 2;
+    }
     return s;
 }
 

@@ -578,6 +578,75 @@ static void test_interrupt(void **state)
     ic_free(b.data);
 }
 
+/* A live source in two halves: the second one comes when the test lets it. */
+static int64_t halting_read(void *user, uint8_t *into, size_t size)
+{
+    bytes *b = user;
+    if (b->stall_at && b->at >= b->stall_at)
+        return IC_EAGAIN;
+    return bytes_read(user, into, size);
+}
+
+/* Ensures that a live source that is silent for a while is a timeout each time it is asked, and
+ * goes on when it speaks again, without a picture lost. */
+static void test_live_silence(void **state)
+{
+    (void)state;
+    bytes b = load(CLIPS "front.ts");
+    b.stall_at = b.size - b.size / 4;
+    ic_media_source src = byte_source(&b, false);
+    src.read = halting_read;
+    ic_media_config cfg = config_at(0);
+    cfg.live = true;
+    cfg.threads = 1;
+    cfg.packet_timeout_ms = 40;
+    ic_media *m = NULL;
+    ic_error e = {0};
+    ic_assert_ok(ic_media_open(&m, &src, &cfg, &e), &e);
+    ic_frame *f = NULL;
+    int count = 0, rc;
+    while ((rc = ic_media_next(m, &f, &e)) == IC_OK) {
+        assert_int_equal(number_of(f), count++);
+        ic_frame_unref(&f);
+    }
+    assert_int_equal(rc, IC_ETIMEOUT);
+    assert_int_equal(ic_media_next(m, &f, &e), IC_ETIMEOUT);
+    assert_true(count > 3 && count < 30);
+    b.stall_at = 0;
+    while ((rc = ic_media_next(m, &f, &e)) == IC_OK) {
+        assert_int_equal(number_of(f), count++);
+        ic_frame_unref(&f);
+    }
+    assert_int_equal(rc, IC_ECLOSED);
+    assert_int_equal(count, 30);
+    ic_media_close(&m);
+    ic_free(b.data);
+}
+
+/* Ensures that a clock that jumps back (one recording behind another) is joined up: all pictures
+ * come, each a tenth of a second after the one before, and the user is told. */
+static void test_clock_jumps(void **state)
+{
+    (void)state;
+    bytes b = load(CLIPS "front.ts");
+    memcpy(b.data + b.size, b.data, b.size);
+    b.size *= 2;
+    ic_media_source src = byte_source(&b, false);
+    ic_media_config cfg = config_at(0);
+    ic_media *m = NULL;
+    ic_error e = {0};
+    ic_assert_ok(ic_media_open(&m, &src, &cfg, &e), &e);
+    seen s = see(m);
+    assert_int_equal(s.count, 60);
+    for (int i = 0; i < 60; i++) {
+        assert_int_equal(s.number[i], i % 30);
+        assert_int_equal(s.pts_us[i], i * 100000);
+    }
+    assert_int_equal(s.stats.jumps, 1);
+    assert_non_null(strstr(s.notices, "jumps"));
+    ic_free(b.data);
+}
+
 static void *stop_later(void *flag)
 {
     nanosleep(&(struct timespec){.tv_nsec = 50 * 1000000L}, NULL);
@@ -671,6 +740,8 @@ int main(void)
         cmocka_unit_test(test_bytes_index_at_end),
         cmocka_unit_test(test_stalled_bytes),
         cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_live_silence),
+        cmocka_unit_test(test_clock_jumps),
         cmocka_unit_test(test_stop_while_opening),
         cmocka_unit_test(test_source_breaks),
         cmocka_unit_test(test_out_of_memory),

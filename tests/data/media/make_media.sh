@@ -3,7 +3,7 @@
 # libx264, libvpx, libaom, libmp3lame, libwebp) and Python 3. All content is synthetic. usage: make_media.sh
 set -euo pipefail
 cd "$(dirname "$0")"
-ff() { ffmpeg -hide_banner -loglevel error -y -fflags +bitexact "$@"; }
+ff() { ffmpeg -hide_banner -loglevel error -y "${@:1:$#-1}" -fflags +bitexact "${@: -1}"; }
 # Picture n has the luma 20 + 7 n everywhere, so that a test can read n from any pixel.
 grey() { echo "color=black:s=$1:r=$2:d=$3,format=yuv420p,geq=lum='20+7*N':cb=128:cr=128"; }
 x264=(-c:v libx264 -preset medium -crf 4 -threads 1 -map_metadata -1 -flags:v +bitexact)
@@ -21,6 +21,7 @@ done
 ff -f lavfi -i "$(grey 64x48 10 2)" -vf "settb=1/1000,setpts='if(lt(N,10),5000+N*100,7000+(N-10)*250)'" -vsync passthrough -copyts \
   "${x264[@]}" -bf 2 -enc_time_base 1:1000 vfr.mkv
 ff -i front.mp4 -c copy -map_metadata -1 -metadata:s:v rotate=270 turned.mp4
+ff -i front.mp4 -c copy -map_metadata -1 front.ts
 # Other codecs and containers.
 ff -f lavfi -i "$(grey 64x48 10 1)" -c:v libvpx-vp9 -crf 10 -b:v 0 -threads 1 -map_metadata -1 -flags:v +bitexact vp9.webm
 ff -f lavfi -i "$(grey 64x48 10 1)" -c:v libaom-av1 -crf 10 -b:v 0 -cpu-used 8 -threads 1 -map_metadata -1 -flags:v +bitexact av1.mp4
