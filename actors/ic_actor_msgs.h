@@ -4,7 +4,7 @@
  * points to, unless a field says *Borrows*. A reply port (`ic_port *reply`) is used by the receiver
  * alone once it has been sent; who made it gives it up and sends no mail through it any more.
  *
- *   router  -> session    REQUEST, PEER_GONE, ROOM, SUSPEND_NOW, DRAIN
+ *   router  -> session    REQUEST, PEER_GONE, ATTACH_PEER, ROOM, SUSPEND_NOW, DRAIN
  *   session -> router     SEND, SESSION_STATE, ROOM_WANTED, ROOM_FREED, WANT_END, RM_READY
  *   session, router -> store   STORE_JOB, which comes back as itself, done; PORT_CLOSE
  *   session -> scheduler  OPEN, LEASE, INPUT, RECALL, CLOSE
@@ -46,6 +46,7 @@ typedef enum ic_mail_kind {
     IC_MAIL_REQUEST,
     IC_MAIL_SEND,
     IC_MAIL_PEER_GONE,
+    IC_MAIL_ATTACH_PEER,
     IC_MAIL_SESSION_STATE,
     IC_MAIL_ROOM_WANTED,
     IC_MAIL_ROOM,

@@ -944,6 +944,11 @@ static void take_mail(talk *t, ic_mail **m_p)
         t->mails++;
         take_vanish(t, (ic_mail_peer_gone *)m);
         break;
+    case IC_MAIL_ATTACH_PEER:
+        t->mails++;
+        talk_attach(t, ((ic_mail_plain *)m)->number, t->event_next,
+                    (int64_t)t->limits->event_credit, false);
+        break;
     case IC_MAIL_ROOM:
         t->mails++;
         take_room(t, (ic_mail_plain *)m);

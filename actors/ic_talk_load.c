@@ -217,7 +217,8 @@ static talk_turn *take_asked(replay *r, uint64_t number)
     return NULL;
 }
 
-/* A question goes in with the tokens that were shown; one that has ended stops there. */
+/* A question goes in with the tokens that were shown; one that has ended is cancelled behind them,
+ * which rebuilds it to the bit. */
 static void send_ask(replay *r, bool ended)
 {
     talk *t = r->t;
@@ -225,14 +226,12 @@ static void send_ask(replay *r, bool ended)
     ic_mail_input *in = ic_mail_input_new(t->seat, IC_INPUT_ASK);
     in->text = ic_strdup(turn->text);
     in->sampling = turn->sampling;
-    if (ended && turn->count)
-        in->sampling.max_tokens = turn->count;
     in->forced = ic_calloc((size_t)turn->count + 1, sizeof *in->forced);
     in->forced_count = turn->count;
     if (turn->count)
         memcpy(in->forced, turn->tokens, (size_t)turn->count * sizeof *in->forced);
     talk_send_input(t, &in);
-    if (ended && !turn->count) {
+    if (ended) {
         in = ic_mail_input_new(t->seat, IC_INPUT_CANCEL);
         talk_send_input(t, &in);
     }

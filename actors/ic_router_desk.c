@@ -1,0 +1,460 @@
+/* What the store answers to clients by the router's hand, and the search for a request's session.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "actors/ic_router_priv.h"
+#include "base/ic_clock.h"
+#include "base/ic_log.h"
+#include "base/ic_mem.h"
+
+enum { SHOW_BYTES = 3 << 20 }; /* of turns in one reply: it must stay a message */
+
+static void send_desk(router *r, ic_job_desk *job)
+{
+    ic_port_send(&r->self->outbox, r->store, &job);
+}
+
+/* --- NEW ---------------------------------------------------------------------------------------
+ */
+
+static int make_config(router *r, const ic_wire_new *m, ic_buf *out, ic_error *e)
+{
+    const ic_engine *engine = r->args->limits.engine;
+    const ic_engine_info *info = ic_engine_info_of(engine);
+    ic_talk_config c = {.engine = r->args->sched_args->session, .sampling = info->sampling};
+    int most = r->args->max_cache_tokens;
+    if (!most)
+        most = 4 * c.engine.cache_tokens;
+    uint64_t wanted = ic_wire_get(m, new, cache_tokens, (uint64_t)c.engine.cache_tokens);
+    if (wanted > (uint64_t)most)
+        return ic_error_set(e, IC_ELIMIT, "cache_tokens %llu is more than this server gives: %d",
+                            (unsigned long long)wanted, most);
+    if (wanted != (uint64_t)c.engine.cache_tokens)
+        ic_session_config_default(engine, (int)wanted, &c.engine);
+    snprintf(c.engine.policy, sizeof c.engine.policy, "%s",
+             ic_wire_get(m, new, policy, r->args->sched_args->policy));
+    if (ic_wire_has(m, new, sampling)) {
+        const ic_wire_sampling *w = &m->sampling;
+        ic_sampling *s = &c.sampling;
+        s->temperature = (float)ic_wire_get(w, sampling, temperature, (double)s->temperature);
+        s->top_k = (int32_t)ic_wire_get(w, sampling, top_k, (uint64_t)s->top_k);
+        s->top_p = (float)ic_wire_get(w, sampling, top_p, (double)s->top_p);
+        s->repetition_penalty =
+            (float)ic_wire_get(w, sampling, repetition_penalty, (double)s->repetition_penalty);
+        s->max_tokens = (int32_t)ic_wire_get(w, sampling, max_tokens, (uint64_t)s->max_tokens);
+        c.has_seed = ic_wire_has(w, sampling, seed);
+        s->seed = ic_wire_get(w, sampling, seed, 0);
+    }
+    int rc = ic_sampling_check(&c.sampling, e);
+    if (rc == IC_OK)
+        rc = ic_session_config_check(engine, &c.engine, e);
+    if (rc)
+        return rc;
+    const char *system = ic_wire_get(m, new, system, NULL);
+    c.system = system && system[0] ? ic_strdup(system) : NULL;
+    snprintf(c.model, sizeof c.model, "%s", info->model_name);
+    rc = ic_talk_config_encode(&c, out);
+    ic_talk_config_fini(&c);
+    return rc;
+}
+
+static void begin_new(router *r, ic_mail_request **q_p)
+{
+    ic_buf config = {0};
+    ic_error e = {0};
+    if (make_config(r, &(*q_p)->msg.new, &config, &e)) {
+        router_error(r, *q_p, ic_wire_code_from_err(e.code), e.text);
+        ic_buf_fini(&config);
+        return;
+    }
+    ic_job_desk *job = ic_job_desk_new(IC_DESK_NEW, q_p, r->store_reply);
+    job->config = config;
+    send_desk(r, job);
+}
+
+static void answer_new(router *r, ic_job_desk *d)
+{
+    const ic_store_session *s = &d->sessions[0];
+    ic_mail_request *q = d->request;
+    const router_entry *entry = router_find(r, s->id);
+    ic_wire_msg m = router_ok(q);
+    ic_wire_put(&m.ok, ok, session, s->id);
+    ic_wire_put(&m.ok, ok, state, entry ? entry->state.state : IC_WIRE_STATE_IDLE);
+    ic_wire_put(&m.ok, ok, last, (uint64_t)(s->event_next - 1));
+    if (d->verdict == IC_STORE_SAME)
+        ic_wire_put(&m.ok, ok, repeated, true);
+    router_send(r, q->peer, &m);
+    ic_log_info("router", "session %.8s is new", s->id);
+    /* NEW attaches its sender: the session's actor is told as if the client had said so. */
+    ic_error e = {0};
+    router_entry *started = router_find(r, s->id);
+    if (!started)
+        started = router_start(r, s->id, true, &e);
+    if (!started)
+        return;
+    ic_mail_plain *attach = ic_mail_plain_new(IC_MAIL_ATTACH_PEER, s->id);
+    attach->number = q->peer;
+    router_tell(r, started, &attach);
+}
+
+/* --- LIST, SHOW --------------------------------------------------------------------------------
+ */
+
+static void fill_session(const router *r, const ic_store_session *s, ic_wire_session_info *i)
+{
+    const router_entry *entry = router_find(r, s->id);
+    *i = (ic_wire_session_info){0};
+    ic_wire_put(i, session_info, session, s->id);
+    ic_wire_put(i, session_info, title, s->title);
+    ic_wire_put(i, session_info, owner, s->owner);
+    ic_wire_put(i, session_info, state, entry ? entry->state.state : IC_WIRE_STATE_SUSPENDED);
+    ic_wire_put(i, session_info, created_us, s->created_us);
+    ic_wire_put(i, session_info, updated_us, s->used_us);
+    ic_wire_put(i, session_info, turns, (uint64_t)s->counters.turns);
+    ic_wire_put(i, session_info, last, (uint64_t)(s->event_next - 1));
+    ic_wire_put(i, session_info, frames_seen, (uint64_t)s->counters.frames);
+    ic_wire_put(i, session_info, evicted_tokens, (uint64_t)s->counters.evicted);
+    ic_wire_put(i, session_info, cache_bytes, entry ? entry->state.cache_bytes : 0);
+    if (!entry)
+        return;
+    if (entry->state.resident) {
+        ic_wire_put(i, session_info, cache_tokens, entry->state.cache_tokens);
+        ic_wire_put(i, session_info, cache_slots, entry->state.cache_slots);
+        ic_wire_put(i, session_info, evicted_tokens, entry->state.evicted_tokens);
+    }
+    ic_wire_put(i, session_info, attached, entry->state.attached);
+    if (entry->state.last_event)
+        ic_wire_put(i, session_info, last, entry->state.last_event);
+    if (entry->state.state == IC_WIRE_STATE_FAILED)
+        ic_wire_put(i, session_info, reason, entry->state.reason);
+}
+
+static void answer_list(router *r, ic_job_desk *d)
+{
+    ic_wire_msg m = router_ok(d->request);
+    ic_wire_session_info *items = ic_calloc((size_t)d->count + 1, sizeof *items);
+    for (int i = 0; i < d->count; i++)
+        fill_session(r, &d->sessions[i], &items[i]);
+    ic_wire_put(&m.ok, ok, sessions,
+                ((ic_wire_session_info_list){.count = (uint32_t)d->count, .items = items}));
+    ic_wire_put(&m.ok, ok, more, d->more);
+    router_send(r, d->request->peer, &m);
+    ic_free(items);
+}
+
+static uint32_t fill_turns(const ic_job_desk *d, ic_wire_turn_info *items)
+{
+    size_t bytes = 0;
+    int first = d->turn_count;
+    while (first > 0) { /* from the newest back, as many as fit */
+        const ic_desk_turn *t = &d->turns[first - 1];
+        bytes += strlen(t->text) + (t->answer ? strlen(t->answer) : 0) + 64;
+        if (bytes > SHOW_BYTES)
+            break;
+        first--;
+    }
+    uint32_t count = 0;
+    for (int i = first; i < d->turn_count; i++) {
+        const ic_desk_turn *t = &d->turns[i];
+        ic_wire_turn_info *out = &items[count++];
+        ic_wire_put(out, turn_info, turn, t->number);
+        ic_wire_put(out, turn_info, time_us, t->time_us);
+        ic_wire_put(out, turn_info, text, t->text);
+        if (t->answer)
+            ic_wire_put(out, turn_info, answer, t->answer);
+        if (t->finish >= 0)
+            ic_wire_put(out, turn_info, finish_reason, t->finish);
+    }
+    return count;
+}
+
+static void fill_medias(const ic_job_desk *d, ic_wire_media_info *items)
+{
+    for (int i = 0; i < d->media_count; i++) {
+        const ic_desk_media *m = &d->medias[i];
+        ic_wire_media_info *out = &items[i];
+        ic_wire_put(out, media_info, media, m->number);
+        ic_wire_put(out, media_info, name, m->name);
+        ic_wire_put(out, media_info, kind, m->kind);
+        ic_wire_put(out, media_info, as, m->image ? IC_WIRE_AS_IMAGE : IC_WIRE_AS_VIDEO);
+        ic_wire_put(out, media_info, done, m->done);
+        if (m->fps > 0)
+            ic_wire_put(out, media_info, fps, m->fps);
+        ic_wire_put(out, media_info, frames_seen, m->seen);
+        ic_wire_put(out, media_info, frames_skipped, m->skipped);
+        ic_wire_put(out, media_info, frames_deduplicated, m->deduplicated);
+    }
+}
+
+static void answer_show(router *r, ic_job_desk *d)
+{
+    ic_wire_msg m = router_ok(d->request);
+    ic_wire_session_info info;
+    ic_talk_config config = {.system = NULL};
+    ic_error e = {0};
+    fill_session(r, &d->sessions[0], &info);
+    ic_wire_put(&info, session_info, store_bytes, (uint64_t)d->sizes.total);
+    if (ic_talk_config_decode(&config, d->config.data, d->config.size, &e) == IC_OK) {
+        ic_wire_put(&info, session_info, policy, config.engine.policy);
+        ic_wire_put(&info, session_info, model, config.model);
+        if (config.system)
+            ic_wire_put(&info, session_info, system, config.system);
+    }
+    ic_wire_turn_info *turns = ic_calloc((size_t)d->turn_count + 1, sizeof *turns);
+    ic_wire_media_info *medias = ic_calloc((size_t)d->media_count + 1, sizeof *medias);
+    uint32_t count = fill_turns(d, turns);
+    fill_medias(d, medias);
+    ic_wire_put(&m.ok, ok, session, d->sessions[0].id);
+    ic_wire_put(&m.ok, ok, state, info.state);
+    ic_wire_put(&m.ok, ok, info, info);
+    ic_wire_put(&m.ok, ok, turns, ((ic_wire_turn_info_list){.count = count, .items = turns}));
+    ic_wire_put(&m.ok, ok, medias,
+                ((ic_wire_media_info_list){.count = (uint32_t)d->media_count, .items = medias}));
+    router_send(r, d->request->peer, &m);
+    ic_free(turns);
+    ic_free(medias);
+    ic_talk_config_fini(&config);
+}
+
+/* --- STATUS ------------------------------------------------------------------------------------
+ */
+
+static uint64_t own_memory(void)
+{
+    long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (!f)
+        return 0;
+    if (fscanf(f, "%*d %ld", &pages) != 1)
+        pages = 0;
+    fclose(f);
+    return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static void add_sessions(const router *r, ic_wire_status_info *s)
+{
+    router_totals sum = r->totals;
+    uint64_t answering = 0, ingesting = 0, bytes = 0;
+    for (const router_entry *e = r->entries; e; e = e->next) {
+        int state = e->state.state;
+        answering += state == IC_WIRE_STATE_ANSWERING || state == IC_WIRE_STATE_BOTH;
+        ingesting += state == IC_WIRE_STATE_INGESTING || state == IC_WIRE_STATE_BOTH;
+        bytes += e->state.cache_bytes;
+        sum.seen += e->state.frames_seen;
+        sum.skipped += e->state.frames_skipped;
+        sum.deduplicated += e->state.frames_deduplicated;
+        sum.evicted += e->state.evicted_here;
+        sum.checkpoints += e->state.checkpoints;
+        sum.checkpoints_failed += e->state.checkpoints_failed;
+    }
+    ic_wire_put(s, status_info, resident, (uint64_t)router_resident(r));
+    ic_wire_put(s, status_info, answering, answering);
+    ic_wire_put(s, status_info, ingesting, ingesting);
+    ic_wire_put(s, status_info, cache_bytes, bytes);
+    ic_wire_put(s, status_info, evicted_tokens, sum.evicted);
+    ic_wire_put(s, status_info, frames_seen, sum.seen);
+    ic_wire_put(s, status_info, frames_skipped, sum.skipped);
+    ic_wire_put(s, status_info, frames_deduplicated, sum.deduplicated);
+    ic_wire_put(s, status_info, checkpoints, sum.checkpoints);
+    ic_wire_put(s, status_info, checkpoints_failed, sum.checkpoints_failed);
+}
+
+static void answer_status(router *r, ic_job_desk *d)
+{
+    const ic_sched_args *a = r->args->sched_args;
+    const ic_sched_stats *t = &r->sched_stats;
+    ic_wire_msg m = router_ok(d->request);
+    ic_wire_status_info s = {0};
+    ic_wire_put(&s, status_info, version, INFCHAT_VERSION);
+    ic_wire_put(&s, status_info, model, ic_engine_info_of(a->opened)->model_name);
+    ic_wire_put(&s, status_info, device, a->device);
+    ic_wire_put(&s, status_info, policy, a->session.policy);
+    ic_wire_put(&s, status_info, uptime_us, (uint64_t)(ic_clock_mono_us() - r->started_us));
+    ic_wire_put(&s, status_info, clients, (uint64_t)r->peers.count);
+    ic_wire_put(&s, status_info, sessions, (uint64_t)d->sizes.sessions);
+    ic_wire_put(&s, status_info, resident_max, (uint64_t)a->max_resident);
+    ic_wire_put(&s, status_info, cache_slots,
+                (uint64_t)(a->session.cache_tokens + a->session.chunk_max + a->session.slack));
+    ic_wire_put(&s, status_info, cache_session_bytes, (uint64_t)a->session_bytes);
+    ic_wire_put(&s, status_info, rss_bytes, own_memory());
+    ic_wire_put(&s, status_info, store_bytes, (uint64_t)d->sizes.total);
+    ic_wire_put(&s, status_info, prompt_tokens, t->prompt_tokens);
+    ic_wire_put(&s, status_info, completion_tokens, t->completion_tokens);
+    ic_wire_put(&s, status_info, steps, t->steps);
+    ic_wire_put(&s, status_info, step_p50_us, t->step_p50_us);
+    ic_wire_put(&s, status_info, step_max_us, t->step_max_us);
+    ic_wire_put(&s, status_info, prefill_tokens_per_second, t->prefill_per_second);
+    ic_wire_put(&s, status_info, decode_tokens_per_second, t->decode_per_second);
+    add_sessions(r, &s);
+    ic_wire_put(&m.ok, ok, status, s);
+    router_send(r, d->request->peer, &m);
+}
+
+/* --- the search --------------------------------------------------------------------------------
+ */
+
+void router_look_for(router *r, ic_mail_request **q_p)
+{
+    send_desk(r, ic_job_desk_new(IC_DESK_FIND, q_p, r->store_reply));
+}
+
+void router_delete(router *r, ic_mail_request **q_p)
+{
+    send_desk(r, ic_job_desk_new(IC_DESK_DELETE, q_p, r->store_reply));
+}
+
+void router_pending(router *r)
+{
+    ic_job_desk *job = ic_job_desk_new(IC_DESK_PENDING, NULL, r->store_reply);
+    job->limit = r->args->sched_args->max_resident;
+    send_desk(r, job);
+}
+
+static void answer_plain(router *r, const ic_mail_request *q, const char *session, bool repeated)
+{
+    ic_wire_msg m = router_ok(q);
+    ic_wire_put(&m.ok, ok, session, session);
+    ic_wire_verb verb = q->msg.verb;
+    if (verb == IC_WIRE_SUSPEND || verb == IC_WIRE_CANCEL || verb == IC_WIRE_MEDIA_STOP)
+        ic_wire_put(&m.ok, ok, state, IC_WIRE_STATE_SUSPENDED);
+    if (repeated)
+        ic_wire_put(&m.ok, ok, repeated, true);
+    router_send(r, q->peer, &m);
+}
+
+static void found(router *r, ic_job_desk *d)
+{
+    ic_mail_request *q = d->request;
+    const char *id = d->sessions[0].id;
+    if (d->verdict == IC_STORE_SAME) { /* a deletion that has been done */
+        answer_plain(r, q, q->session, true);
+        return;
+    }
+    router_entry *entry = router_find(r, id);
+    ic_wire_verb verb = q->msg.verb;
+    if (!entry && verb == IC_WIRE_RM) {
+        router_delete(r, &d->request);
+        return;
+    }
+    if (!entry
+        && (verb == IC_WIRE_SUSPEND || verb == IC_WIRE_CANCEL || verb == IC_WIRE_MEDIA_STOP
+            || verb == IC_WIRE_DETACH)) {
+        answer_plain(r, q, id, false);
+        return;
+    }
+    if (!entry && (verb == IC_WIRE_DATA || verb == IC_WIRE_CREDIT))
+        return; /* for what has ended */
+    ic_error e = {0};
+    if (!entry)
+        entry = router_start(r, id, false, &e);
+    if (entry)
+        router_forward(r, entry, &d->request);
+    else
+        router_error(r, q, ic_wire_code_from_err(e.code), e.text);
+}
+
+/* --- replies -----------------------------------------------------------------------------------
+ */
+
+static void refuse(router *r, const ic_job_desk *d)
+{
+    ic_wire_code code = ic_wire_code_from_err(d->job.rc);
+    if (d->ambiguous)
+        code = IC_WIRE_CODE_AMBIGUOUS;
+    else if (d->job.rc == IC_EIO || d->job.rc == IC_EFORMAT)
+        code = IC_WIRE_CODE_STORE;
+    router_error(r, d->request, code, d->job.error.text);
+}
+
+static void wake_pending(router *r, const ic_job_desk *d)
+{
+    for (int i = 0; i < d->count; i++) {
+        ic_error e = {0};
+        ic_log_info("router", "session %.8s has an answer to finish", d->sessions[i].id);
+        if (!router_find(r, d->sessions[i].id) && !router_start(r, d->sessions[i].id, true, &e))
+            ic_log_warn("router", "session %.8s: %s", d->sessions[i].id, e.text);
+    }
+}
+
+static bool is_refused_key(router *r, const ic_job_desk *d)
+{
+    if (d->verdict == IC_STORE_CONFLICT)
+        router_error(r, d->request, IC_WIRE_CODE_CONFLICT, "this key was used for another request");
+    else if (d->verdict == IC_STORE_EXPIRED)
+        router_error(r, d->request, IC_WIRE_CODE_EXPIRED, "this key is no longer kept");
+    else
+        return false;
+    return true;
+}
+
+void router_desk_done(router *r, ic_job_desk *d)
+{
+    if (d->type == IC_DESK_PENDING) {
+        wake_pending(r, d);
+        return;
+    }
+    if (d->job.rc) {
+        refuse(r, d);
+        return;
+    }
+    if (is_refused_key(r, d))
+        return;
+    bool same = d->verdict == IC_STORE_SAME;
+    switch (d->type) {
+    case IC_DESK_NEW:
+        answer_new(r, d);
+        break;
+    case IC_DESK_FIND:
+        found(r, d);
+        break;
+    case IC_DESK_LIST:
+        answer_list(r, d);
+        break;
+    case IC_DESK_SHOW:
+        answer_show(r, d);
+        break;
+    case IC_DESK_TITLE:
+        answer_plain(r, d->request, d->sessions[0].id, same);
+        break;
+    case IC_DESK_DELETE:
+        ic_log_info("router", "session %.8s is deleted", d->request->session);
+        answer_plain(r, d->request, d->request->session, same);
+        break;
+    case IC_DESK_SIZES:
+        answer_status(r, d);
+        break;
+    case IC_DESK_PENDING:
+        break;
+    }
+}
+
+void router_desk(router *r, ic_mail_request **q_p)
+{
+    enum { LIST_DEFAULT = 100 };
+    const ic_wire_msg *m = &(*q_p)->msg;
+    int limit = 0;
+    ic_desk_type type = IC_DESK_SIZES;
+    switch (m->verb) {
+    case IC_WIRE_NEW:
+        begin_new(r, q_p);
+        return;
+    case IC_WIRE_LIST:
+        type = IC_DESK_LIST;
+        limit = (int)ic_wire_get(&m->list, list, limit, LIST_DEFAULT);
+        break;
+    case IC_WIRE_SHOW:
+        type = IC_DESK_SHOW;
+        limit = (int)ic_wire_get(&m->show, show, turns, 0);
+        break;
+    case IC_WIRE_TITLE:
+        type = IC_DESK_TITLE;
+        break;
+    default:
+        break;
+    }
+    ic_job_desk *job = ic_job_desk_new(type, q_p, r->store_reply);
+    job->limit = limit;
+    send_desk(r, job);
+}

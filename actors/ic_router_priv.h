@@ -1,0 +1,72 @@
+/* Inside the router: its state, and what its files call of one another. One thread. */
+#ifndef IC_ROUTER_PRIV_H
+#define IC_ROUTER_PRIV_H
+
+#include "actors/ic_peers.h"
+#include "actors/ic_router.h"
+#include "actors/ic_store_jobs.h"
+#include "actors/ic_talk_record.h"
+
+enum { ROUTER_LISTENERS = 8 };
+
+/* A session with an actor. */
+typedef struct router_entry {
+    struct router_entry *next;
+    ic_talk_args args;
+    ic_actor *actor;
+    ic_port *port;
+    uint64_t sent; /* mails, to be compared with what it has seen */
+    ic_talk_state state;
+    bool room;          /* holds a place in memory, or has been promised one */
+    bool room_wanted;   /* waits for one */
+    int64_t leaving_us; /* was asked to leave then; 0: was not */
+    int64_t used_us;
+} router_entry;
+
+typedef struct router_totals { /* of sessions whose actors have ended */
+    uint64_t seen, skipped, deduplicated, evicted, checkpoints, checkpoints_failed;
+} router_totals;
+
+typedef struct router {
+    ic_actor_self *self;
+    ic_router_args *args;
+    ic_listener listeners[ROUTER_LISTENERS];
+    int listener_count;
+    ic_peers peers;
+    router_entry *entries;
+    int entry_count;
+    ic_port *store, *sched, *store_reply;
+    ic_wire_id server; /* another one after each start */
+    int64_t started_us;
+    ic_sched_stats sched_stats;
+    router_totals totals;
+    uint64_t malformed;
+    bool draining, drained;
+    int64_t drain_until_us;
+    ic_error device_error;
+} router;
+
+/* ic_router.c */
+void router_send(router *r, uint64_t peer, ic_wire_msg *m);
+void router_error(router *r, const ic_mail_request *q, ic_wire_code code, const char *message);
+ic_wire_msg router_ok(const ic_mail_request *q);
+
+/* ic_router_sessions.c: the table of session actors */
+router_entry *router_find(const router *r, const char *session);
+router_entry *router_start(router *r, const char *session, bool wake, ic_error *e);
+void router_forward(router *r, router_entry *entry, ic_mail_request **q_p);
+void router_tell(router *r, router_entry *entry, void *mail_p);
+void router_session_mail(router *r, ic_mail **m_p);
+void router_rooms(router *r); /* gives room to who waits for it */
+void router_drain_sessions(router *r, int64_t ms);
+void router_stop_sessions(router *r);
+int router_resident(const router *r);
+
+/* ic_router_desk.c: what the store answers */
+void router_desk(router *r, ic_mail_request **q_p);     /* NEW, LIST, SHOW, TITLE, STATUS */
+void router_look_for(router *r, ic_mail_request **q_p); /* finds the session of a request */
+void router_delete(router *r, ic_mail_request **q_p);
+void router_pending(router *r);
+void router_desk_done(router *r, ic_job_desk *done);
+
+#endif
