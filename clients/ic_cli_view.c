@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/ic_clock.h"
+#include "base/ic_mem.h"
 #include "wire/ic_wire_json.h"
 
 enum { DRAW_EVERY_US = 100 * 1000, BAR_MAX = 30, ANSWER_KEPT_MAX = 8 * 1024 * 1024 };
@@ -28,6 +29,27 @@ void ic_cli_view_init(ic_cli_view *v, bool is_json)
 void ic_cli_view_fini(ic_cli_view *v)
 {
     ic_buf_fini(&v->answer);
+}
+
+void ic_cli_view_clean(char *text)
+{
+    char *out = text;
+    for (const unsigned char *in = (unsigned char *)text; *in; in++) {
+        bool is_c1 = in[0] == 0xc2 && in[1] >= 0x80 && in[1] < 0xa0;
+        bool is_control = (*in < 0x20 && *in != '\n' && *in != '\t') || *in == 0x7f || is_c1;
+        *out++ = is_control ? '?' : (char)*in;
+        in += is_c1;
+    }
+    *out = '\0';
+}
+
+/* For a terminal: to stdout, cleaned. */
+static void print_clean(const char *text)
+{
+    char *copy = ic_strdup(text);
+    ic_cli_view_clean(copy);
+    fputs(copy, stdout);
+    ic_free(copy);
 }
 
 /* --- lines ------------------------------------------------------------------------------------ */
@@ -56,6 +78,7 @@ void ic_cli_view_note(ic_cli_view *v, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
+    ic_cli_view_clean(text);
     erase_bar(v);
     end_line(v);
     if (v->before_line)
@@ -156,6 +179,7 @@ void ic_cli_view_begin_media(ic_cli_view *v, uint64_t media, const char *name)
     v->frames_skipped = v->frames_deduplicated = 0;
     v->code[0] = v->message[0] = '\0';
     snprintf(v->name, sizeof v->name, "%s", name);
+    ic_cli_view_clean(v->name);
 }
 
 void ic_cli_view_end(ic_cli_view *v)
@@ -183,7 +207,10 @@ static void on_text(ic_cli_view *v, const ic_wire_event *event, bool is_mine)
     erase_bar(v);
     if (v->before_line && !v->is_line_open)
         v->before_line(v->arg);
-    fputs(text, stdout);
+    if (v->is_out_tty)
+        print_clean(text);
+    else
+        fputs(text, stdout);
     fflush(stdout);
     v->is_line_open = text[strlen(text) - 1] != '\n';
 }
@@ -369,10 +396,11 @@ void ic_cli_view_sessions(const ic_wire_session_info_list *list, bool with_head)
         const ic_wire_session_info *info = &list->items[i];
         char date[32];
         print_date(ic_wire_get(info, session_info, updated_us, 0), date);
-        printf("%-16s %-10s %5llu  %-16s  %s\n", info->session,
+        printf("%-16s %-10s %5llu  %-16s  ", info->session,
                ic_wire_word("state", ic_wire_get(info, session_info, state, -1)),
-               (unsigned long long)ic_wire_get(info, session_info, turns, 0), date,
-               ic_wire_get(info, session_info, title, ""));
+               (unsigned long long)ic_wire_get(info, session_info, turns, 0), date);
+        print_clean(ic_wire_get(info, session_info, title, ""));
+        putchar('\n');
     }
 }
 
@@ -380,8 +408,8 @@ static void show_media(const ic_wire_media_info *m)
 {
     char duration[32];
     ic_cli_view_time(m->duration_us, duration);
-    printf("media %llu   %s", (unsigned long long)m->media,
-           ic_wire_get(m, media_info, name, "(no name)"));
+    printf("media %llu   ", (unsigned long long)m->media);
+    print_clean(ic_wire_get(m, media_info, name, "(no name)"));
     if (m->width)
         printf("  %llux%llu", (unsigned long long)m->width, (unsigned long long)m->height);
     if (m->codec)
@@ -393,6 +421,16 @@ static void show_media(const ic_wire_media_info *m)
            (unsigned long long)m->frames_deduplicated);
 }
 
+/* A label and a text of somebody's; nothing when there is none. */
+static void show_line(const char *label, const char *text)
+{
+    if (!text || !*text)
+        return;
+    fputs(label, stdout);
+    print_clean(text);
+    putchar('\n');
+}
+
 void ic_cli_view_show(const ic_wire_ok *ok)
 {
     const ic_wire_session_info *info = &ok->info;
@@ -400,8 +438,7 @@ void ic_cli_view_show(const ic_wire_ok *ok)
     print_date(info->created_us, created);
     print_date(info->updated_us, updated);
     printf("session   %s\n", ic_wire_get(info, session_info, session, "?"));
-    if (info->title && *info->title)
-        printf("title     %s\n", info->title);
+    show_line("title     ", info->title);
     printf("state     %s%s%s\n", ic_wire_word("state", ic_wire_get(info, session_info, state, -1)),
            info->reason ? ": " : "", info->reason ? info->reason : "");
     printf("created   %s\nlast used %s\n", created, updated);
@@ -410,13 +447,13 @@ void ic_cli_view_show(const ic_wire_ok *ok)
            info->policy ? ", policy " : "", info->policy ? info->policy : "",
            (unsigned long long)info->evicted_tokens, (double)info->cache_bytes / 1e6,
            (double)info->store_bytes / 1e6);
-    if (info->system && *info->system)
-        printf("system    %s\n", info->system);
+    show_line("system    ", info->system);
     for (uint32_t i = 0; i < ok->medias.count; i++)
         show_media(&ok->medias.items[i]);
-    for (uint32_t i = 0; i < ok->turns.count; i++)
-        printf("\n> %s\n%s\n", ic_wire_get(&ok->turns.items[i], turn_info, text, ""),
-               ic_wire_get(&ok->turns.items[i], turn_info, answer, "(no answer yet)"));
+    for (uint32_t i = 0; i < ok->turns.count; i++) {
+        show_line("\n> ", ic_wire_get(&ok->turns.items[i], turn_info, text, ""));
+        show_line("", ic_wire_get(&ok->turns.items[i], turn_info, answer, "(no answer yet)"));
+    }
 }
 
 void ic_cli_view_status(const ic_wire_status_info *s)

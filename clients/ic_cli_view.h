@@ -75,6 +75,10 @@ void ic_cli_view_sessions(const ic_wire_session_info_list *list, bool with_head)
 void ic_cli_view_show(const ic_wire_ok *ok);
 void ic_cli_view_status(const ic_wire_status_info *status);
 
+/* Makes a text harmless to a terminal, in place: control characters but newline and tab (escape
+ * sequences, C1 codes) become "?". What models, files and other people wrote may hold anything. */
+void ic_cli_view_clean(char *text);
+
 /* "0:07", "12:03", "1:02:03". */
 void ic_cli_view_time(uint64_t us, char out[32]);
 

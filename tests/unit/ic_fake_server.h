@@ -27,7 +27,7 @@ enum {
     FAKE_PIECE = 1000,
     FAKE_WINDOW = 3000,
     FAKE_CREDIT = 2000,
-    FAKE_HEARTBEAT_MS = 100
+    FAKE_HEARTBEAT_MS = 2000 /* long, so that a busy machine is not taken for a silent server */
 };
 
 typedef struct fake_server {
@@ -36,7 +36,8 @@ typedef struct fake_server {
     void *context, *socket;
     atomic_bool stop;
     /* knobs */
-    atomic_bool is_mute;   /* hears nothing, says nothing */
+    atomic_bool is_mute; /* hears nothing, says nothing */
+    atomic_uint heartbeat_ms;
     atomic_uint forget_at; /* forget the client once this many bytes were uploaded; 0: never */
     /* counts, read by tests */
     atomic_uint hellos, asks, repeated, cancels, credits, byes, medias, pings, attaches;
@@ -384,7 +385,7 @@ static inline void fake_welcome(fake_server *s, const uint8_t *id, int id_size)
     ic_wire_put(&m.welcome, welcome, server, (ic_wire_id){{7}});
     ic_wire_put(&m.welcome, welcome, version, "0.1.0");
     ic_wire_put(&m.welcome, welcome, protocol, 1);
-    ic_wire_put(&m.welcome, welcome, heartbeat_ms, FAKE_HEARTBEAT_MS);
+    ic_wire_put(&m.welcome, welcome, heartbeat_ms, s->heartbeat_ms);
     ic_wire_put(&m.welcome, welcome, limits, limits);
     fake_send(s, &m, id, id_size);
 }
@@ -501,6 +502,7 @@ static inline fake_server *fake_server_start(const char *dir, const char *name)
 {
     fake_server *s = ic_alloc(sizeof *s);
     int linger = 0;
+    s->heartbeat_ms = FAKE_HEARTBEAT_MS;
     snprintf(s->endpoint, sizeof s->endpoint, "ipc://%s/%s", dir, name);
     s->context = zmq_ctx_new();
     s->socket = zmq_socket(s->context, ZMQ_ROUTER);

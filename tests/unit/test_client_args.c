@@ -208,6 +208,16 @@ static void the_bar_tells(void **state)
     assert_true(strlen(text) < 60);
 }
 
+/* What could command a terminal is taken out of texts; letters of all scripts stay. */
+static void texts_are_made_harmless(void **state)
+{
+    (void)state;
+    char text[] = "a\x1b]0;title\x07 \xc2\x9b"
+                  "2J \xc2\xa0\t\n\x7f\r ß語😀";
+    ic_cli_view_clean(text);
+    assert_string_equal(text, "a?]0;title? ?2J \xc2\xa0\t\n?? ß語😀");
+}
+
 /* Times for people. */
 static void times_are_written(void **state)
 {
@@ -224,10 +234,10 @@ static void times_are_written(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(options_are_read),       cmocka_unit_test(words_are_read),
-        cmocka_unit_test(wrong_usage_is_named),   cmocka_unit_test(times_are_read),
-        cmocka_unit_test(sources_are_told_apart), cmocka_unit_test(the_bar_tells),
-        cmocka_unit_test(times_are_written),
+        cmocka_unit_test(options_are_read),        cmocka_unit_test(words_are_read),
+        cmocka_unit_test(wrong_usage_is_named),    cmocka_unit_test(times_are_read),
+        cmocka_unit_test(sources_are_told_apart),  cmocka_unit_test(the_bar_tells),
+        cmocka_unit_test(texts_are_made_harmless), cmocka_unit_test(times_are_written),
     };
     return IC_TEST_RUN(tests);
 }

@@ -331,6 +331,7 @@ static void the_prompt_keeps_alive(void **state)
     (void)state;
     program *p = &last;
     p->text[0] = '\0';
+    server->heartbeat_ms = 100;
     p->pid = forkpty(&p->out, NULL, NULL, NULL);
     if (!p->pid)
         run_child((char *[]){"infchat", "chat", "3f9a", NULL});
@@ -341,7 +342,6 @@ static void the_prompt_keeps_alive(void **state)
     assert_true(server->pings >= before + 3);
     type_after(p, "> ", "/quit\r");
     assert_int_equal(end_terminal(p), 0);
-    assert_int_equal(server->hellos, 1);
 }
 
 #define CLI_TEST(f) cmocka_unit_test_setup_teardown(f, start, stop)
