@@ -218,6 +218,8 @@ static int connect_file(ic_store *s, const ic_store_config *config, ic_error *e)
     if (rc == SQLITE_OK)
         rc = sqlite3_extended_result_codes(s->db, 1);
     if (rc == SQLITE_OK)
+        rc = ic_store_add_functions(s);
+    if (rc == SQLITE_OK)
         rc = sqlite3_busy_timeout(s->db, config->busy_timeout_ms ? config->busy_timeout_ms : 5000);
     if (rc != SQLITE_OK)
         return ic_store_fail(s, rc, e, "open it");

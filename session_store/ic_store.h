@@ -137,8 +137,14 @@ int ic_store_session_set_state(ic_store *s, const char *id, uint32_t state, ic_e
 /* used_us and, unless NULL, the counters (absolute values). */
 int ic_store_session_touch(ic_store *s, const char *id, int64_t used_us,
                            const ic_store_counters *counters, ic_error *e);
-/* Everything of the session goes; its request keys answer EXPIRED from then on. The space is given
- * back by ic_store_maintain or at once by ic_store_shrink. */
+/* Makes a session that goes on from where this one stands: its config, counters, transcript, media
+ * ledger and the journal behind the checkpoint are copied; the checkpoint and the media bytes are
+ * shared, so it costs the same whatever their size. Events and request keys stay behind. The caller
+ * sees to it that no answer is in flight. */
+int ic_store_session_fork(ic_store *s, const char *id, const char *title, int64_t created_us,
+                          char fork_id[IC_STORE_ID_CHARS + 1], ic_error *e);
+/* Everything of the session goes, of a damaged one too; its request keys answer EXPIRED from then
+ * on. The space is given back by ic_store_maintain or at once by ic_store_shrink. */
 int ic_store_session_delete(ic_store *s, const char *id, ic_error *e);
 
 /* ---- the replay journal and the event log -----------------------------------------------------

@@ -49,8 +49,9 @@ static int find_log(ic_store *s, const struct log_kind *log, const char *id, int
         return ic_error_set(e, IC_ENOTFOUND, "there is no session %.40s", id);
     *n = sqlite3_column_int64(row, 0);
     *base = sqlite3_column_int64(row, 1);
+    rc = sqlite3_column_int(row, 2) ? IC_OK : ic_store_session_damaged(id, e);
     ic_store_done(row);
-    return IC_OK;
+    return rc;
 }
 
 static int append(ic_store *s, const struct log_kind *log, const char *id, ic_store_record *r,

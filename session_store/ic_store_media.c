@@ -150,8 +150,12 @@ static int find_held(ic_store *s, const char *id, int64_t media, int64_t *n, int
     rc = ic_store_step(s, row, e);
     if (rc == 1) {
         *held = sqlite3_column_int64(row, 0);
+        rc = sqlite3_column_int(row, 1)
+                 ? IC_OK
+                 : ic_error_set(e, IC_EFORMAT, "session %s: media entry %lld is damaged", id,
+                                (long long)media);
         ic_store_done(row);
-        return IC_OK;
+        return rc;
     }
     return rc ? rc
               : ic_error_set(e, IC_ENOTFOUND, "session %s has no media entry %lld", id,

@@ -70,6 +70,10 @@ int ic_store_no_batch(ic_store *s, const char *what, ic_error *e);
 /* Moves the log into the file when it has `pages` or more. */
 int ic_store_move_log(ic_store *s, int pages, ic_error *e);
 
+/* Registers ic_sum(), by which statements make and compare row checksums. SQLite's result. */
+int ic_store_add_functions(ic_store *s);
+/* IC_EFORMAT: the session's row does not verify. */
+int ic_store_session_damaged(const char *id, ic_error *e);
 /* The session's row number; IC_ENOTFOUND. */
 int ic_store_session_row(ic_store *s, const char *id, int64_t *n, ic_error *e);
 /* In a transaction: drops a checkpoint that no session and no mark refers to, with the segments

@@ -21,8 +21,8 @@ static int read_request(ic_store *s, sqlite3_stmt *row, ic_store_request *out, i
 {
     memset(out, 0, sizeof *out);
     if (sqlite3_column_bytes(row, 0) != IC_STORE_KEY_BYTES
-        || sqlite3_column_bytes(row, 1) != IC_STORE_KEY_BYTES)
-        return ic_error_set(e, IC_EFORMAT, "store %s: a request's key is damaged", s->path);
+        || sqlite3_column_bytes(row, 1) != IC_STORE_KEY_BYTES || !sqlite3_column_int(row, 9))
+        return ic_error_set(e, IC_EFORMAT, "store %s: the record of a request is damaged", s->path);
     memcpy(out->key, sqlite3_column_blob(row, 0), IC_STORE_KEY_BYTES);
     memcpy(out->content, sqlite3_column_blob(row, 1), IC_STORE_KEY_BYTES);
     ic_store_copy_text(out->session, sizeof out->session, row, 2);
@@ -108,13 +108,21 @@ int ic_store_request_update(ic_store *s, const uint8_t key[IC_STORE_KEY_BYTES],
                             "a request's result of %zu bytes is too large: at most "
                             "%d",
                             result_bytes, RESULT_MAX);
-    int rc = session && session[0] ? ic_store_session_row(s, session, &n, e) : IC_OK;
+    int rc = ic_store_begin(s, e);
+    if (rc)
+        return rc;
+    if (session && session[0])
+        rc = ic_store_session_row(s, session, &n, e);
     if (!rc)
         rc = ic_store_do(s, IC_SQL_REQUEST_SET, e, "bitiiB", key, (size_t)IC_STORE_KEY_BYTES,
                          (int64_t)state, session, first_event, last_event, result, result_bytes);
     if (!rc && sqlite3_changes(s->db) == 0)
-        rc = ic_error_set(e, IC_ENOTFOUND, "this request key was never admitted");
-    return rc;
+        rc = ic_error_set(e, IC_ENOTFOUND,
+                          "this request key was never admitted, or its record is "
+                          "damaged");
+    if (!rc)
+        rc = ic_store_do(s, IC_SQL_REQUEST_SEAL, e, "b", key, (size_t)IC_STORE_KEY_BYTES);
+    return ic_store_end(s, rc, e);
 }
 
 int ic_store_request_pending(ic_store *s, const char *session, ic_store_request_fn *fn, void *arg,

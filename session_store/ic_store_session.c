@@ -104,7 +104,14 @@ static int not_found(const char *id, ic_error *e)
     return ic_error_set(e, IC_ENOTFOUND, "there is no session %.40s", id);
 }
 
-int ic_store_session_row(ic_store *s, const char *id, int64_t *n, ic_error *e)
+int ic_store_session_damaged(const char *id, ic_error *e)
+{
+    return ic_error_set(e, IC_EFORMAT, "session %.40s: its record is damaged; restore a backup",
+                        id);
+}
+
+/* The row number, and whether the row verifies. */
+static int find_row(ic_store *s, const char *id, int64_t *n, bool *good, ic_error *e)
 {
     sqlite3_stmt *row = ic_store_query(s, IC_SQL_SESSION_ROW, e, "t", id);
     int rc = ic_store_step(s, row, e);
@@ -113,11 +120,19 @@ int ic_store_session_row(ic_store *s, const char *id, int64_t *n, ic_error *e)
     if (rc == 0)
         return not_found(id, e);
     *n = sqlite3_column_int64(row, 0);
+    *good = sqlite3_column_int(row, 1) != 0;
     ic_store_done(row);
     return IC_OK;
 }
 
-static void read_session(sqlite3_stmt *row, ic_store_session *out)
+int ic_store_session_row(ic_store *s, const char *id, int64_t *n, ic_error *e)
+{
+    bool good = false;
+    int rc = find_row(s, id, n, &good, e);
+    return rc || good ? rc : ic_store_session_damaged(id, e);
+}
+
+static int read_session(sqlite3_stmt *row, ic_store_session *out, ic_error *e)
 {
     memset(out, 0, sizeof *out);
     ic_store_copy_text(out->id, sizeof out->id, row, 0);
@@ -138,6 +153,7 @@ static void read_session(sqlite3_stmt *row, ic_store_session *out)
     out->journal_next = sqlite3_column_int64(row, 15) + 1;
     out->event_first = sqlite3_column_int64(row, 16) + 1;
     out->event_next = sqlite3_column_int64(row, 17) + 1;
+    return sqlite3_column_int(row, 18) ? IC_OK : ic_store_session_damaged(out->id, e);
 }
 
 int ic_store_session_get(ic_store *s, const char *id, ic_store_session *out, ic_error *e)
@@ -148,9 +164,9 @@ int ic_store_session_get(ic_store *s, const char *id, ic_store_session *out, ic_
         return rc;
     if (rc == 0)
         return not_found(id, e);
-    read_session(row, out);
+    rc = read_session(row, out, e);
     ic_store_done(row);
-    return IC_OK;
+    return rc;
 }
 
 int ic_store_session_config(ic_store *s, const char *id, uint32_t *version, ic_buf *out,
@@ -248,7 +264,11 @@ int ic_store_session_find(ic_store *s, const char *owner, const char *prefix, ic
     int found = 0;
     ic_store_session first = {0}, other;
     while ((rc = ic_store_step(s, row, e)) == 1) {
-        read_session(row, found ? &other : &first);
+        rc = read_session(row, found ? &other : &first, e);
+        if (rc) {
+            ic_store_done(row);
+            return rc;
+        }
         size_t length = strlen(names);
         if (found < 4)
             snprintf(names + length, sizeof names - length, "%s%s", found ? ", " : "",
@@ -274,7 +294,8 @@ int ic_store_session_list(ic_store *s, const char *owner, ic_store_session_fn *f
     ic_store_session session;
     int rc;
     while ((rc = ic_store_step(s, row, e)) == 1) {
-        read_session(row, &session);
+        /* One damaged record must not hide the others: it is listed as far as it reads. */
+        read_session(row, &session, NULL);
         int wish = fn(arg, &session);
         if (wish) {
             ic_store_done(row);
@@ -350,15 +371,53 @@ static int delete_bulk(ic_store *s, int64_t n, ic_error *e)
 int ic_store_session_delete(ic_store *s, const char *id, ic_error *e)
 {
     int64_t n;
+    /* A damaged session can be deleted: what its record names wrongly is in use elsewhere and
+     * stays, what it should have named is swept at the next start. */
+    bool good;
     int rc = ic_store_begin(s, e);
     if (rc)
         return rc;
-    rc = ic_store_session_row(s, id, &n, e);
+    rc = find_row(s, id, &n, &good, e);
     if (!rc)
         rc = delete_rows(s, n, e);
     if (!rc)
         rc = delete_bulk(s, n, e);
     rc = ic_store_end(s, rc, e);
     s->shrink_wanted = s->shrink_wanted || rc == IC_OK;
+    return rc;
+}
+
+/* Everything but the events and the request keys. */
+static int fork_rows(ic_store *s, int64_t from, const char *id, ic_error *e)
+{
+    static const enum ic_store_sql copies[] = {IC_SQL_FORK_JOURNAL, IC_SQL_FORK_TURNS,
+                                               IC_SQL_FORK_MEDIA};
+    int64_t n;
+    int rc = ic_store_session_row(s, id, &n, e);
+    for (size_t i = 0; i < sizeof copies / sizeof copies[0] && !rc; i++)
+        rc = ic_store_do(s, copies[i], e, "ii", from, n);
+    return rc;
+}
+
+int ic_store_session_fork(ic_store *s, const char *id, const char *title, int64_t created_us,
+                          char fork_id[IC_STORE_ID_CHARS + 1], ic_error *e)
+{
+    char fresh[IC_STORE_ID_CHARS + 1];
+    int64_t n;
+    int rc = check_line("the title", title, IC_STORE_TITLE_MAX, e);
+    if (!rc)
+        rc = make_id(fresh, e);
+    if (!rc)
+        rc = ic_store_begin(s, e);
+    if (rc)
+        return rc;
+    rc = ic_store_session_row(s, id, &n, e);
+    if (!rc)
+        rc = ic_store_do(s, IC_SQL_SESSION_FORK, e, "itti", n, fresh, title, created_us);
+    if (!rc)
+        rc = fork_rows(s, n, fresh, e);
+    rc = ic_store_end(s, rc, e);
+    if (!rc)
+        memcpy(fork_id, fresh, sizeof fresh);
     return rc;
 }

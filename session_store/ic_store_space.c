@@ -310,12 +310,28 @@ static int check_session(ic_store *s, const char *id, ic_error *e)
     return rc;
 }
 
+static int check_requests(ic_store *s, ic_error *e)
+{
+    sqlite3_stmt *row = ic_store_query(s, IC_SQL_REQUEST_DAMAGED, e, "");
+    int rc = ic_store_step(s, row, e);
+    if (rc != 1)
+        return rc;
+    long long damaged = sqlite3_column_int64(row, 0);
+    ic_store_done(row);
+    return damaged == 0
+               ? IC_OK
+               : ic_error_set(e, IC_EFORMAT, "store %s: the records of %lld requests are damaged",
+                              s->path, damaged);
+}
+
 int ic_store_check(ic_store *s, ic_error *e)
 {
     char id[IC_STORE_ID_CHARS + 1];
     int rc = ic_store_no_batch(s, "a check", e);
     if (!rc)
         rc = check_pages(s, e);
+    if (!rc)
+        rc = check_requests(s, e);
     sqlite3_stmt *row = rc ? NULL : ic_store_query(s, IC_SQL_SESSION_IDS, e, "");
     while (row && (rc = ic_store_step(s, row, e)) == 1) {
         ic_store_copy_text(id, sizeof id, row, 0);

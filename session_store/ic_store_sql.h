@@ -8,6 +8,14 @@ IC_SQL(SAVEPOINT, "SAVEPOINT operation")
 IC_SQL(ROLLBACK_TO, "ROLLBACK TO operation")
 IC_SQL(RELEASE, "RELEASE operation")
 
+/* Row checksums: ic_sum() hashes its arguments. A session's covers what would do harm if it
+ * changed in silence; a statement that changes one of these gives the new value here. */
+#define IC_SESSION_SUM(owner, title, journal_base, event_base, checkpoint, version, config_sum) \
+    "ic_sum(id, " owner ", " title ", created_us, " journal_base ", " event_base ", " checkpoint \
+    ", parent, " version ", " config_sum ")"
+#define IC_SESSION_SUM_AS_IS \
+    IC_SESSION_SUM("owner", "title", "journal_base", "event_base", "checkpoint", \
+                   "config_version", "config_sum")
 #define IC_SESSION_COLUMNS \
     "SELECT s.id, s.owner, s.title, s.state, s.created_us, s.used_us," \
     " s.turns, s.media, s.frames, s.tokens, s.evicted, s.config_version," \
@@ -16,11 +24,13 @@ IC_SQL(RELEASE, "RELEASE operation")
     " s.journal_base," \
     " max(s.journal_base, coalesce((SELECT max(number) FROM journal j WHERE j.session = s.n), 0))," \
     " s.event_base," \
-    " max(s.event_base, coalesce((SELECT max(number) FROM event v WHERE v.session = s.n), 0))" \
+    " max(s.event_base, coalesce((SELECT max(number) FROM event v WHERE v.session = s.n), 0))," \
+    " s.sum = " IC_SESSION_SUM_AS_IS \
     " FROM session s "
 IC_SQL(SESSION_ADD, "INSERT INTO session(id, owner, title, created_us, used_us, config_version,"
-    " config_sum, config) VALUES(?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7)")
-IC_SQL(SESSION_ROW, "SELECT n FROM session WHERE id = ?1")
+    " config_sum, config, sum) VALUES(?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7,"
+    " ic_sum(?1, ?2, ?3, ?4, 0, 0, NULL, NULL, ?5, ?6))")
+IC_SQL(SESSION_ROW, "SELECT n, sum = " IC_SESSION_SUM_AS_IS " FROM session WHERE id = ?1")
 IC_SQL(SESSION_GET, IC_SESSION_COLUMNS "WHERE s.id = ?1")
 IC_SQL(SESSION_FIND, IC_SESSION_COLUMNS
     "WHERE s.id >= ?1 AND s.id < ?1 || '{' AND (?2 IS NULL OR s.owner = ?2) ORDER BY s.id LIMIT 5")
@@ -29,21 +39,44 @@ IC_SQL(SESSION_LIST_OWNER, IC_SESSION_COLUMNS
     "WHERE s.owner = ?1 ORDER BY s.used_us DESC, s.n DESC")
 IC_SQL(SESSION_CONFIG, "SELECT config_version, config_sum, config FROM session WHERE id = ?1")
 IC_SQL(SESSION_SET_CONFIG,
-    "UPDATE session SET config_version = ?2, config_sum = ?3, config = ?4 WHERE id = ?1")
-IC_SQL(SESSION_SET_TITLE, "UPDATE session SET title = ?2 WHERE id = ?1")
+    "UPDATE session SET config_version = ?2, config_sum = ?3, config = ?4, sum = "
+    IC_SESSION_SUM("owner", "title", "journal_base", "event_base", "checkpoint", "?2", "?3")
+    " WHERE id = ?1")
+IC_SQL(SESSION_SET_TITLE, "UPDATE session SET title = ?2, sum = "
+    IC_SESSION_SUM("owner", "?2", "journal_base", "event_base", "checkpoint", "config_version",
+                   "config_sum") " WHERE id = ?1")
 IC_SQL(SESSION_SET_STATE, "UPDATE session SET state = ?2 WHERE id = ?1")
 IC_SQL(SESSION_SET_USED, "UPDATE session SET used_us = ?2 WHERE id = ?1")
 IC_SQL(SESSION_SET_COUNTERS, "UPDATE session SET used_us = ?2, turns = ?3, media = ?4, frames = ?5,"
     " tokens = ?6, evicted = ?7 WHERE id = ?1")
+IC_SQL(SESSION_FORK, "INSERT INTO session(id, owner, title, created_us, used_us, turns, media,"
+    " frames, tokens, evicted, journal_base, checkpoint, parent, config_version, config_sum, config,"
+    " sum) SELECT ?2, owner, ?3, ?4, ?4, turns, media, frames, tokens, evicted, journal_base,"
+    " checkpoint, id, config_version, config_sum, config, ic_sum(?2, owner, ?3, ?4, journal_base, 0,"
+    " checkpoint, id, config_version, config_sum) FROM session WHERE n = ?1")
+IC_SQL(FORK_JOURNAL, "INSERT INTO journal(session, number, kind, time_us, key, sum, payload)"
+    " SELECT ?2, number, kind, time_us, key, sum, payload FROM journal WHERE session = ?1")
+IC_SQL(FORK_TURNS, "INSERT INTO turn(session, number, role, time_us, took_us, tokens, media,"
+    " parts_version, sum, text, parts) SELECT ?2, number, role, time_us, took_us, tokens, media,"
+    " parts_version, sum, text, parts FROM turn WHERE session = ?1")
+IC_SQL(FORK_MEDIA, "INSERT INTO media(session, number, kind, state, time_us, name, bytes, mtime_us,"
+    " hash, fps, frames_seen, frames_used, frames_skipped, retain, notices, held, held_sum, sum,"
+    " times) SELECT ?2, number, kind, state, time_us, name, bytes, mtime_us, hash, fps,"
+    " frames_seen, frames_used, frames_skipped, retain, notices, held,"
+    " CASE WHEN held IS NULL THEN NULL ELSE ic_sum(?2, number, held) END, sum, times"
+    " FROM media WHERE session = ?1")
 IC_SQL(SESSION_CHECKPOINT, "SELECT checkpoint FROM session WHERE n = ?1")
 IC_SQL(SESSION_SET_CHECKPOINT,
-    "UPDATE session SET checkpoint = ?2, journal_base = max(journal_base, ?3) WHERE n = ?1")
+    "UPDATE session SET checkpoint = ?2, journal_base = max(journal_base, ?3), sum = "
+    IC_SESSION_SUM("owner", "title", "max(journal_base, ?3)", "event_base", "?2",
+                   "config_version", "config_sum") " WHERE n = ?1")
 IC_SQL(SESSION_DELETE, "DELETE FROM session WHERE n = ?1")
 IC_SQL(SESSION_IDS, "SELECT id FROM session ORDER BY n")
 IC_SQL(SESSION_HOLDS, "SELECT checkpoint FROM session WHERE n = ?1 AND checkpoint IS NOT NULL"
     " UNION SELECT checkpoint FROM mark WHERE session = ?1")
 
-IC_SQL(JOURNAL_BASE, "SELECT n, journal_base FROM session WHERE id = ?1")
+IC_SQL(JOURNAL_BASE, "SELECT n, journal_base, sum = " IC_SESSION_SUM_AS_IS
+    " FROM session WHERE id = ?1")
 IC_SQL(JOURNAL_LAST, "SELECT max(number) FROM journal WHERE session = ?1")
 IC_SQL(JOURNAL_ADD, "INSERT INTO journal(session, number, kind, time_us, key, sum, payload)"
     " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")
@@ -51,7 +84,8 @@ IC_SQL(JOURNAL_READ, "SELECT number, kind, time_us, payload, sum, key FROM journ
     " WHERE session = ?1 AND number >= ?2 ORDER BY number")
 IC_SQL(JOURNAL_TRIM, "DELETE FROM journal WHERE session = ?1 AND number <= ?2")
 
-IC_SQL(EVENT_BASE, "SELECT n, event_base FROM session WHERE id = ?1")
+IC_SQL(EVENT_BASE, "SELECT n, event_base, sum = " IC_SESSION_SUM_AS_IS
+    " FROM session WHERE id = ?1")
 IC_SQL(EVENT_LAST, "SELECT max(number) FROM event WHERE session = ?1")
 IC_SQL(EVENT_ADD, "INSERT INTO event(session, number, kind, time_us, sum, payload)"
     " VALUES(?1, ?2, ?3, ?4, ?5, ?6)")
@@ -61,27 +95,41 @@ IC_SQL(EVENT_SIZES, "SELECT number, length(payload), time_us FROM event WHERE se
     " ORDER BY number")
 IC_SQL(EVENT_BYTES, "SELECT coalesce(sum(length(payload)), 0) FROM event WHERE session = ?1")
 IC_SQL(EVENT_TRIM, "DELETE FROM event WHERE session = ?1 AND number <= ?2")
-IC_SQL(EVENT_SET_BASE, "UPDATE session SET event_base = ?2 WHERE n = ?1")
+IC_SQL(EVENT_SET_BASE, "UPDATE session SET event_base = ?2, sum = "
+    IC_SESSION_SUM("owner", "title", "journal_base", "?2", "checkpoint", "config_version",
+                   "config_sum") " WHERE n = ?1")
 
+#define IC_REQUEST_SUM(session, state, result) \
+    "ic_sum(key, content, " session ", kind, " state ", time_us, first_event, last_event, " \
+    result ")"
 #define IC_REQUEST_COLUMNS \
     "SELECT r.key, r.content, s.id, r.kind, r.state, r.time_us, r.first_event, r.last_event," \
-    " r.result FROM request r LEFT JOIN session s ON s.n = r.session "
+    " r.result, r.sum = ic_sum(r.key, r.content, r.session, r.kind, r.state, r.time_us," \
+    " r.first_event, r.last_event, r.result)" \
+    " FROM request r LEFT JOIN session s ON s.n = r.session "
 IC_SQL(REQUEST_GET, IC_REQUEST_COLUMNS "WHERE r.key = ?1")
-IC_SQL(REQUEST_ADD, "INSERT INTO request(key, content, session, kind, state, time_us)"
-    " VALUES(?1, ?2, (SELECT n FROM session WHERE id = ?3), ?4, ?5, ?6)")
+IC_SQL(REQUEST_ADD, "INSERT INTO request(key, content, session, kind, state, time_us, sum)"
+    " SELECT ?1, ?2, x.n, ?4, ?5, ?6, ic_sum(?1, ?2, x.n, ?4, ?5, ?6, 0, 0, NULL)"
+    " FROM (SELECT (SELECT n FROM session WHERE id = ?3) AS n) x")
 IC_SQL(REQUEST_SET, "UPDATE request SET state = ?2,"
     " session = coalesce((SELECT n FROM session WHERE id = ?3), session),"
     " first_event = CASE WHEN ?4 = 0 THEN first_event ELSE ?4 END,"
     " last_event = CASE WHEN ?5 = 0 THEN last_event ELSE ?5 END,"
-    " result = coalesce(?6, result) WHERE key = ?1")
+    " result = coalesce(?6, result) WHERE key = ?1 AND sum = "
+    IC_REQUEST_SUM("session", "state", "result"))
+IC_SQL(REQUEST_SEAL, "UPDATE request SET sum = " IC_REQUEST_SUM("session", "state", "result")
+    " WHERE key = ?1")
 IC_SQL(REQUEST_PENDING, IC_REQUEST_COLUMNS "WHERE r.state = 1 ORDER BY r.time_us, r.key")
 IC_SQL(REQUEST_PENDING_SESSION, IC_REQUEST_COLUMNS
     "WHERE r.session = ?1 AND r.state = 1 ORDER BY r.time_us, r.key")
-IC_SQL(REQUEST_BURY, "UPDATE request SET state = 3, session = NULL, result = NULL"
-    " WHERE state = 2 AND time_us < ?1")
+IC_SQL(REQUEST_BURY, "UPDATE request SET state = 3, session = NULL, result = NULL, sum = "
+    IC_REQUEST_SUM("NULL", "3", "NULL") " WHERE state = 2 AND time_us < ?1 AND sum = "
+    IC_REQUEST_SUM("session", "state", "result"))
 IC_SQL(REQUEST_FORGET, "DELETE FROM request WHERE state = 3 AND time_us < ?1")
-IC_SQL(REQUEST_ORPHAN, "UPDATE request SET state = 3, session = NULL, result = NULL"
-    " WHERE session = ?1")
+IC_SQL(REQUEST_ORPHAN, "UPDATE request SET state = 3, session = NULL, result = NULL, sum = "
+    IC_REQUEST_SUM("NULL", "3", "NULL") " WHERE session = ?1")
+IC_SQL(REQUEST_DAMAGED, "SELECT count(*) FROM request WHERE sum <> "
+    IC_REQUEST_SUM("session", "state", "result"))
 
 IC_SQL(TURN_LAST, "SELECT max(number) FROM turn WHERE session = ?1")
 IC_SQL(TURN_ADD, "INSERT INTO turn(session, number, role, time_us, took_us, tokens, media,"
@@ -103,8 +151,11 @@ IC_SQL(MEDIA_LIST, "SELECT number, kind, state, time_us, name, bytes, mtime_us, 
     " (SELECT coalesce(sum(p.bytes), 0) FROM media_piece p WHERE p.held = media.held),"
     " (SELECT count(*) FROM media_piece p WHERE p.held = media.held)"
     " FROM media WHERE session = ?1 AND number >= ?2 ORDER BY number")
-IC_SQL(MEDIA_HELD, "SELECT held FROM media WHERE session = ?1 AND number = ?2")
-IC_SQL(MEDIA_SET_HELD, "UPDATE media SET held = ?3 WHERE session = ?1 AND number = ?2")
+IC_SQL(MEDIA_HELD, "SELECT held, held_sum IS CASE WHEN held IS NULL THEN NULL"
+    " ELSE ic_sum(session, number, held) END FROM media WHERE session = ?1 AND number = ?2")
+IC_SQL(MEDIA_SET_HELD, "UPDATE media SET held = ?3,"
+    " held_sum = CASE WHEN ?3 IS NULL THEN NULL ELSE ic_sum(?1, ?2, ?3) END"
+    " WHERE session = ?1 AND number = ?2")
 IC_SQL(MEDIA_HELD_OF, "SELECT DISTINCT held FROM media WHERE session = ?1 AND held IS NOT NULL")
 IC_SQL(MEDIA_DELETE, "DELETE FROM media WHERE session = ?1")
 IC_SQL(HELD_ADD, "INSERT INTO media_held(time_us) VALUES(?1)")

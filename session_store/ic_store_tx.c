@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include <xxhash.h>
+
 static const char *const texts[IC_SQL_COUNT] = {
 #define IC_SQL(name, text) text,
 #include "session_store/ic_store_sql.h"
@@ -80,6 +82,32 @@ int ic_store_fail(ic_store *s, int sqlite_rc, ic_error *e, const char *doing)
     if (e)
         *e = own;
     return code;
+}
+
+/* ic_sum(...): XXH3-64 over its arguments, each as its type and its bytes, one seeding the next. */
+static void row_sum(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < count; i++) {
+        uint8_t head[9] = {(uint8_t)sqlite3_value_type(values[i])};
+        bool is_int = head[0] == SQLITE_INTEGER;
+        const void *bytes = is_int ? NULL : sqlite3_value_blob(values[i]);
+        uint64_t word = is_int ? (uint64_t)sqlite3_value_int64(values[i])
+                               : (uint64_t)sqlite3_value_bytes(values[i]);
+        for (int b = 0; b < 8; b++)
+            head[1 + b] = (uint8_t)(word >> 8 * b);
+        sum = XXH3_64bits_withSeed(head, sizeof head, sum);
+        if (!is_int && word > 0 && bytes)
+            sum = XXH3_64bits_withSeed(bytes, (size_t)word, sum);
+    }
+    sqlite3_result_int64(context, (int64_t)sum);
+}
+
+int ic_store_add_functions(ic_store *s)
+{
+    return sqlite3_create_function_v2(s->db, "ic_sum", -1,
+                                      SQLITE_UTF8 | SQLITE_DETERMINISTIC | SQLITE_DIRECTONLY, NULL,
+                                      row_sum, NULL, NULL, NULL);
 }
 
 static int bind_one(sqlite3_stmt *row, int index, char type, va_list *args)

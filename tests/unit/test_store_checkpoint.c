@@ -531,27 +531,114 @@ static void test_deletion_frees_disk(void **state)
     }
 }
 
-/* Ensures that segments shared by two sessions, as a fork makes them, live until both are gone. */
-static void test_shared_segments_outlive_one_owner(void **state)
+static int count_media(void *arg, const ic_store_media *m)
+{
+    *(int64_t *)arg = m->stored_bytes;
+    return 0;
+}
+
+/* Ensures that a fork goes on from checkpoint and journal with bytes that are shared, that both
+ * sides then live on their own, and that what is shared lives until both are gone. */
+static void test_fork_shares(void **state)
 {
     (void)state;
     ic_store *s = start();
     ic_store_segment g[2];
-    char fork_id[IC_STORE_ID_CHARS + 1];
-    checkpoint(s, 1, 2, 0, g);
-    ic_assert_ok(ic_store_session_create(s, "local", "fork", 1, 1, "", 0, fork_id, &e), &e);
-    ic_store_close(&s);
-    execute("UPDATE session SET checkpoint = 1");
-    s = reopen(NULL);
+    ic_store_media media = {.name = "m"};
+    ic_store_sizes before, after;
+    char fork_id[IC_STORE_ID_CHARS + 1], first[IC_STORE_ID_CHARS + 1];
+    int64_t number, stored = 0;
+    journal(s, 3);
+    checkpoint(s, 1, 2, 2, g);
+    ic_assert_ok(ic_store_media_put(s, id, &media, &number, &e), &e);
+    ic_assert_ok(ic_store_media_append(s, id, number, big, MIB, &e), &e);
+    ic_assert_ok(ic_store_shrink(s, &e), &e);
+    ic_assert_ok(ic_store_sizes_all(s, &before, &e), &e);
+    ic_assert_ok(ic_store_session_fork(s, id, "fork", 5, fork_id, &e), &e);
+    ic_assert_ok(ic_store_shrink(s, &e), &e);
+    ic_assert_ok(ic_store_sizes_all(s, &after, &e), &e);
+    assert_true(after.total <= before.total);
+    strcpy(first, id);
+    strcpy(id, fork_id);
+    assert_int_equal(journal_count(s), 1);
+    journal(s, 1);
+    checkpoint(s, 5, 1, 4, g); /* the fork's own now; the other's stays */
+    strcpy(id, first);
+    assert_int_equal(journal_count(s), 1);
+    ic_assert_ok(ic_store_check(s, &e), &e);
+    ic_assert_ok(ic_store_session_fork(s, id, "second", 5, fork_id, &e), &e);
     ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
     strcpy(id, fork_id);
     ic_store_reader *r = NULL;
     ic_assert_ok(ic_store_checkpoint_open(s, id, &r, &e), &e);
-    ic_assert_ok(ic_store_checkpoint_verify(r, &e), &e);
+    expect_segment(r, 1, 2, 100000);
     ic_store_checkpoint_close(&r);
+    ic_assert_ok(ic_store_media_list(s, id, 0, count_media, &stored, &e), &e);
+    assert_int_equal(stored, MIB);
+    ic_assert_ok(ic_store_check(s, &e), &e);
     ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
+    assert_int_equal(ic_store_session_fork(s, id, "", 5, fork_id, &e), IC_ENOTFOUND);
     ic_store_close(&s);
-    assert_int_equal(ask("SELECT count(*) FROM segment_data"), 0);
+    assert_int_equal(ask("SELECT count(*) FROM segment_data"), 1);
+    assert_int_equal(ask("SELECT count(*) FROM media_piece"), 1);
+}
+
+/* Ensures that a record that was changed where it does harm (whose it is, where its journal begins,
+ * which checkpoint it points at) is refused, and can still be deleted. */
+static void test_changed_session_is_refused(void **state)
+{
+    (void)state;
+    static const char *const damage[] = {
+        "UPDATE session SET owner = 'eve'",    "UPDATE session SET title = 'T'",
+        "UPDATE session SET journal_base = 2", "UPDATE session SET event_base = 1",
+        "UPDATE session SET checkpoint = 2",   "UPDATE session SET checkpoint = NULL",
+        "UPDATE session SET config_sum = 0",   "UPDATE session SET parent = ''",
+    };
+    for (size_t i = 0; i < sizeof damage / sizeof damage[0]; i++) {
+        ic_store *s = start();
+        ic_store_segment g[1];
+        ic_store_reader *r = NULL;
+        ic_store_session session;
+        journal(s, 3);
+        checkpoint(s, 1, 1, 1, g);
+        ic_store_close(&s);
+        execute(damage[i]);
+        s = reopen(NULL);
+        assert_int_equal(ic_store_session_get(s, id, &session, &e), IC_EFORMAT);
+        assert_non_null(strstr(e.text, id));
+        assert_int_equal(ic_store_session_find(s, NULL, id, &session, &e), IC_EFORMAT);
+        assert_int_equal(ic_store_checkpoint_open(s, id, &r, &e), IC_EFORMAT);
+        int count = 0;
+        assert_int_equal(ic_store_journal_read(s, id, 0, count_record, &count, &e), IC_EFORMAT);
+        assert_int_equal(ic_store_check(s, &e), IC_EFORMAT);
+        ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
+        s = reopen(s);
+        ic_assert_ok(ic_store_check(s, &e), &e);
+        ic_store_close(&s);
+        assert_int_equal(ask("SELECT count(*) FROM segment"), 0);
+    }
+}
+
+/* Ensures that media bytes are not read through a pointer that was changed. */
+static void test_changed_media_pointer_is_refused(void **state)
+{
+    (void)state;
+    ic_store *s = start();
+    ic_store_media media = {.name = "m"};
+    int64_t number;
+    ic_buf out;
+    for (int i = 0; i < 2; i++) {
+        ic_assert_ok(ic_store_media_put(s, id, &media, &number, &e), &e);
+        ic_assert_ok(ic_store_media_append(s, id, number, "abc", 3, &e), &e);
+    }
+    ic_store_close(&s);
+    execute("UPDATE media SET held = 2 WHERE number = 1");
+    s = reopen(NULL);
+    ic_buf_init(&out, 0);
+    assert_int_equal(ic_store_media_read(s, id, 1, 0, &out, &e), IC_EFORMAT);
+    ic_assert_ok(ic_store_media_read(s, id, 2, 0, &out, &e), &e);
+    ic_buf_fini(&out);
+    ic_store_close(&s);
 }
 
 int main(void)
@@ -568,7 +655,9 @@ int main(void)
         cmocka_unit_test(test_replaced_and_deleted_meanwhile),
         cmocka_unit_test(test_log_stays_bounded),
         cmocka_unit_test(test_deletion_frees_disk),
-        cmocka_unit_test(test_shared_segments_outlive_one_owner),
+        cmocka_unit_test(test_fork_shares),
+        cmocka_unit_test(test_changed_session_is_refused),
+        cmocka_unit_test(test_changed_media_pointer_is_refused),
     };
     return IC_TEST_RUN(tests);
 }

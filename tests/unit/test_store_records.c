@@ -440,6 +440,39 @@ static void test_requests_pending_and_deleted(void **state)
     ic_store_close(&s);
 }
 
+/* Ensures that a changed request is an error, whatever was asked: it must not be computed again nor
+ * answer with another's events. */
+static void test_changed_request_is_refused(void **state)
+{
+    (void)state;
+    static const char *const damage[] = {
+        "UPDATE request SET state = 1",
+        "UPDATE request SET first_event = 1",
+        "UPDATE request SET session = NULL",
+        "UPDATE request SET result = CAST('f' AS BLOB)",
+        "UPDATE request SET content = zeroblob(16)",
+        "UPDATE request SET content = x''",
+        "UPDATE request SET time_us = 1",
+    };
+    for (size_t i = 0; i < sizeof damage / sizeof damage[0]; i++) {
+        ic_store *s = start();
+        uint8_t key[IC_STORE_KEY_BYTES] = "k", content[IC_STORE_KEY_BYTES];
+        ic_store_verdict verdict;
+        ic_store_hash("x", 1, content);
+        admit(s, "k", "x", 1, id, NULL);
+        ic_assert_ok(update(s, "k", NULL, 3, 4, "fine"), &e);
+        ic_store_close(&s);
+        execute(damage[i]);
+        s = reopen(NULL);
+        assert_int_equal(ic_store_request_admit(s, key, content, 1, id, 1, &verdict, NULL, &e),
+                         IC_EFORMAT);
+        ic_assert_ok(ic_store_request_expire(s, 0, INT64_MAX / 2, &e), &e);
+        assert_int_equal(ic_store_request_find(s, key, content, &verdict, NULL, &e), IC_EFORMAT);
+        assert_int_equal(ic_store_check(s, &e), IC_EFORMAT);
+        ic_store_close(&s);
+    }
+}
+
 static int note_turn(void *arg, const ic_store_turn *t)
 {
     char *text = arg;
@@ -605,6 +638,7 @@ int main(void)
         cmocka_unit_test(test_full_store),
         cmocka_unit_test(test_requests_exactly_once),
         cmocka_unit_test(test_requests_pending_and_deleted),
+        cmocka_unit_test(test_changed_request_is_refused),
         cmocka_unit_test(test_transcript),
         cmocka_unit_test(test_media),
         cmocka_unit_test(test_sizes),
