@@ -330,8 +330,9 @@ int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e)
         return IC_OK;
     count_rows(s, work);
     int rc = IC_OK;
-    bool all = s->at == s->rows.count;
-    if (work->rows && (all || s->at % s->config.chunk_max == 0))
+    bool all = s->at == s->rows.count, answered = s->current.kind == IC_INPUT_CLOSE;
+    bool cut = work->rows && (all || s->at % s->config.chunk_max == 0);
+    if (cut || (all && answered)) /* an answer's rows are a chunk even if nothing closes it */
         rc = end_chunk(s, e);
     if (all)
         end_input(s);

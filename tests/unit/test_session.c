@@ -150,6 +150,30 @@ static void test_defaults(void **state)
     }
 }
 
+/* A failing allocation at any point of making a session is IC_ENOMEM, without a leak. */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    ic_session_config c;
+    ic_session_config_default(engine, 256, &c);
+    int refused = 0;
+    for (int n = 1; n < 200; n++) {
+        ic_session *s;
+        ic_error e = {0};
+        int64_t live = ic_mem_live();
+        ic_mem_fail_after(n, 1);
+        int rc = ic_session_new(&s, engine, &c, &e);
+        ic_mem_fail_after(0, 0);
+        ic_session_destroy(&s);
+        assert_int_equal(ic_mem_live(), live);
+        if (rc == IC_OK)
+            break;
+        assert_int_equal(rc, IC_ENOMEM);
+        refused++;
+    }
+    assert_true(refused >= 2);
+}
+
 /* The system text comes before everything else or not at all. */
 static void test_system_first(void **state)
 {
@@ -637,6 +661,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_system_first),
         cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_half_pair_is_repeated),
