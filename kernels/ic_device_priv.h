@@ -30,7 +30,9 @@ typedef struct ic_backend {
     int (*add)(ic_device *d, const ic_mat *x, ic_mat *y);
     int (*scatter)(ic_device *d, const ic_mat *x, const int32_t *rows, bool set, ic_mat *y);
     int (*attention_prefill)(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
-                             int behind, const ic_rope *rope, float scale, ic_mat *y);
+                             int behind, const ic_rope *rope, float scale, int window, ic_mat *y);
+    int (*attention_score)(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
+                           const ic_rope *rope, float scale);
     int (*attention_decode)(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,
                             const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y);
     int (*patchify)(ic_device *d, const ic_patch_layout *layout, const uint8_t *const *frames,

@@ -84,14 +84,40 @@ static void check_attention(const ic_slab *s, int layer, int heads, const ic_mat
     IC_ASSERT(q->cols == (int64_t)heads * s->desc.head_dim && rope->half * 2 == s->desc.head_dim);
 }
 
-int ic_op_attention_prefill(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
-                            int behind, const ic_rope *rope, float scale, ic_mat *y)
+static int prefill(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
+                   int behind, const ic_rope *rope, float scale, int window, ic_mat *y)
 {
     check_attention(s, layer, heads, q, rope, y);
     for (int h = 0; h < s->desc.kv_heads; h++)
         IC_ASSERT(behind >= 0 && ic_slab_count(s, layer, h) - behind >= q->rows);
-    return q->rows ? d->backend->attention_prefill(d, s, layer, heads, q, behind, rope, scale, y)
-                   : 0;
+    if (q->rows == 0)
+        return 0;
+    return d->backend->attention_prefill(d, s, layer, heads, q, behind, rope, scale, window, y);
+}
+
+int ic_op_attention_prefill(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
+                            int behind, const ic_rope *rope, float scale, ic_mat *y)
+{
+    return prefill(d, s, layer, heads, q, behind, rope, scale, 0, y);
+}
+
+int ic_op_attention_prefill_scored(ic_device *d, ic_slab *s, int layer, int heads, const ic_mat *q,
+                                   int behind, const ic_rope *rope, float scale, int window,
+                                   ic_mat *y)
+{
+    IC_ASSERT(window >= 0 && window <= q->rows && (window == 0 || behind == 0));
+    IC_ASSERT(window == 0 || s->score_kind == IC_SCORE_WINDOW);
+    return prefill(d, s, layer, heads, q, behind, rope, scale, window, y);
+}
+
+int ic_op_attention_score(ic_device *d, ic_slab *s, int layer, int heads, const ic_mat *q,
+                          const ic_rope *rope, float scale)
+{
+    check_attention(s, layer, heads, q, rope, q);
+    IC_ASSERT(s->score_kind == IC_SCORE_WINDOW);
+    for (int h = 0; h < s->desc.kv_heads; h++)
+        IC_ASSERT(ic_slab_count(s, layer, h) >= q->rows);
+    return q->rows ? d->backend->attention_score(d, s, layer, heads, q, rope, scale) : 0;
 }
 
 int ic_op_attention_decode(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,

@@ -58,6 +58,18 @@ typedef struct ic_rope {
  * * head_dim]. */
 int ic_op_attention_prefill(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
                             int behind, const ic_rope *rope, float scale, ic_mat *y);
+/* The same; besides, the slice's last `window` rows (none: 0) score the rows that they see, as
+ * IC_SCORE_WINDOW says (Inf-MLLM's retrieval window). Nothing else of the result changes. The
+ * softmax is the one that attention makes anyway, so this costs little. A slab that keeps
+ * IC_SCORE_SUM gets the attention of all rows added, by this and by the decode operation; of a slab
+ * that keeps no scores, window must be 0. */
+int ic_op_attention_prefill_scored(ic_device *d, ic_slab *s, int layer, int heads, const ic_mat *q,
+                                   int behind, const ic_rope *rope, float scale, int window,
+                                   ic_mat *y);
+/* Scores alone, for a window that came in several slices: q are the queries (as above) of the last
+ * q->rows rows. The same bits as when the window comes in one slice. */
+int ic_op_attention_score(ic_device *d, ic_slab *s, int layer, int heads, const ic_mat *q,
+                          const ic_rope *rope, float scale);
 /* One row for each of n sessions: row i of q is the last row of slabs[i]. Keys are rotated as they
  * are read. */
 int ic_op_attention_decode(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,

@@ -103,6 +103,7 @@ void ic_slab_destroy(ic_slab **s_p)
         return;
     ic_device_free(s->device, s->kv);
     ic_free(s->tables);
+    ic_free(s->scores);
     ic_free(s);
 }
 
@@ -123,7 +124,7 @@ void ic_slab_clear_head(ic_slab *s, int head)
     s->counts[head] = 0;
 }
 
-static void free_slot(ic_slab *s, int head, int slot)
+void ic_slab_free_slot(ic_slab *s, int head, int slot)
 {
     uint64_t *map = s->free_map + (int64_t)head * s->words;
     map[slot / WORD_BITS] |= UINT64_C(1) << (slot % WORD_BITS);
@@ -192,6 +193,8 @@ static void append_to_head(ic_slab *s, int head, const ic_row *new_rows, int cou
         positions[at] = position;
         rows[slot] = new_rows[i];
         s->saved[(int64_t)head * s->desc.slots + slot] = IC_SLAB_UNSAVED;
+        if (s->scores)
+            ic_slab_scores_of(s, head)[slot] = s->score_kind == IC_SCORE_SUM ? 0.0f : -1.0f;
     }
     s->counts[head] = at;
 }
@@ -215,7 +218,7 @@ void ic_slab_drop_last(ic_slab *s, int count)
         IC_ASSERT(count >= 0 && count <= s->counts[head]);
         const int32_t *order = ic_slab_order_of(s, head);
         for (int i = 0; i < count; i++)
-            free_slot(s, head, order[--s->counts[head]]);
+            ic_slab_free_slot(s, head, order[--s->counts[head]]);
     }
 }
 
@@ -269,164 +272,4 @@ void ic_slab_read(const ic_slab *s, int layer, int kv_head, int slot, float *k, 
     int head = ic_slab_head(s, layer, kv_head);
     read_side(s, ic_slab_k_at(s, head, slot), s->desc.k_dtype, k);
     read_side(s, ic_slab_v_at(s, head, slot), s->desc.v_dtype, v);
-}
-
-/* --- eviction --- */
-
-/* A vision group as one head sees it while a plan is carried out. */
-typedef struct seen_group {
-    uint32_t id;
-    int patches; /* vision rows present */
-    int markers; /* unpinned marker rows present */
-    bool alive;  /* some patch stays; its markers stay, then */
-} seen_group;
-
-/* Scratch of one eviction, for one head at a time. */
-typedef struct eviction {
-    const ic_slab *slab;
-    const ic_plan *plan;
-    int head, count, kept;
-    bool *keep;         /* [count] by place */
-    int32_t *group_of;  /* [count]: index into groups, or -1 */
-    seen_group *groups; /* [group_count] */
-    int group_count;
-} eviction;
-
-static const ic_row *row_at(const eviction *v, int place)
-{
-    return &ic_slab_rows_of(v->slab, v->head)[ic_slab_order_of(v->slab, v->head)[place]];
-}
-
-static int find_group(eviction *v, uint32_t id)
-{
-    /* Rows of a group stand close together: the search almost always ends at once. */
-    for (int i = v->group_count - 1; i >= 0; i--)
-        if (v->groups[i].id == id)
-            return i;
-    v->groups[v->group_count] = (seen_group){.id = id};
-    return v->group_count++;
-}
-
-static void see_groups(eviction *v)
-{
-    v->group_count = 0;
-    for (int i = 0; i < v->count; i++) {
-        const ic_row *row = row_at(v, i);
-        v->keep[i] = false;
-        v->group_of[i] = row->group ? find_group(v, row->group) : -1;
-        if (!row->group)
-            continue;
-        seen_group *group = &v->groups[v->group_of[i]];
-        group->patches += row->kind == IC_ROW_VISION;
-        group->markers += row->kind == IC_ROW_MARKER && !row->pinned;
-    }
-}
-
-/* A marker whose patches have come stays and leaves with them, whatever its own age. */
-static bool is_bound(const eviction *v, int place)
-{
-    const ic_row *row = row_at(v, place);
-    return row->kind == IC_ROW_MARKER && !row->pinned && row->group
-           && v->groups[v->group_of[place]].patches > 0;
-}
-
-/* Rows by which keeping this row raises the count: the first patch of a group brings its markers.
- */
-static int cost_of(const eviction *v, int place)
-{
-    const ic_row *row = row_at(v, place);
-    if (row->kind != IC_ROW_VISION || !row->group)
-        return 1;
-    const seen_group *group = &v->groups[v->group_of[place]];
-    return group->alive ? 1 : 1 + group->markers;
-}
-
-static void keep_row(eviction *v, int place)
-{
-    v->kept += cost_of(v, place);
-    v->keep[place] = true;
-    const ic_row *row = row_at(v, place);
-    if (row->kind == IC_ROW_VISION && row->group)
-        v->groups[v->group_of[place]].alive = true;
-}
-
-static bool is_open(const eviction *v, int place)
-{
-    return !v->keep[place] && !is_bound(v, place);
-}
-
-static void choose(eviction *v)
-{
-    v->kept = 0;
-    see_groups(v);
-    for (int i = 0; i < v->count; i++)
-        if (row_at(v, i)->pinned)
-            keep_row(v, i);
-    int sinks = v->plan->sinks;
-    for (int i = 0; i < v->count && sinks > 0; i++) {
-        if (!is_open(v, i))
-            continue;
-        if (v->kept + cost_of(v, i) > v->plan->budget)
-            break;
-        keep_row(v, i);
-        sinks--;
-    }
-    for (int i = v->count - 1; i >= 0; i--) {
-        if (!is_open(v, i))
-            continue;
-        if (v->kept + cost_of(v, i) > v->plan->budget)
-            break;
-        keep_row(v, i);
-    }
-    for (int i = 0; i < v->count; i++)
-        if (is_bound(v, i))
-            v->keep[i] = v->groups[v->group_of[i]].alive;
-}
-
-/* Frees what was not chosen; returns the number of rows that left. */
-static int carry_out(ic_slab *s, const eviction *v)
-{
-    int32_t *order = s->order + (int64_t)v->head * s->desc.slots;
-    int stay = 0;
-    for (int i = 0; i < v->count; i++) {
-        int slot = order[i];
-        if (v->keep[i])
-            order[stay++] = slot;
-        else
-            free_slot(s, v->head, slot);
-    }
-    s->counts[v->head] = stay;
-    if (stay < v->count)
-        ic_slab_place(s, v->head);
-    return v->count - stay;
-}
-
-int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
-{
-    IC_ASSERT(plan->budget >= 0 && plan->sinks >= 0 && !s->loading);
-    size_t room = (size_t)s->desc.slots;
-    eviction v = {.slab = s, .plan = plan};
-    ic_evicted sum = {0};
-    v.keep = ic_try_calloc(room, sizeof *v.keep);
-    v.group_of = ic_try_calloc(room, sizeof *v.group_of);
-    v.groups = ic_try_calloc(room, sizeof *v.groups);
-    int rc = v.keep && v.group_of && v.groups ? 0 : IC_ENOMEM;
-    for (int head = 0; rc == 0 && head < s->heads; head++) {
-        v.head = head;
-        v.count = s->counts[head];
-        if (v.count <= plan->budget)
-            continue;
-        choose(&v);
-        int lost = carry_out(s, &v);
-        sum.rows += lost;
-        sum.rows_max = lost > sum.rows_max ? lost : sum.rows_max;
-        for (int g = 0; head == 0 && g < v.group_count; g++)
-            sum.groups += v.groups[g].patches > 0 && !v.groups[g].alive;
-    }
-    ic_free(v.keep);
-    ic_free(v.group_of);
-    ic_free(v.groups);
-    if (evicted)
-        *evicted = sum;
-    return rc;
 }

@@ -63,11 +63,41 @@ int ic_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *
 /* Forgets the last `count` appended rows in every head (an aborted slice). */
 void ic_slab_drop_last(ic_slab *s, int count);
 
-/* What to keep: carried out per layer and kv head. Pinned rows, then `sinks` oldest unpinned rows,
- * then the newest rows up to `budget` in all. Scored policies extend this struct. */
+/* --- scores -------------------------------------------------------------------------------------
+ * What attention writes down about each row, per layer and kv head, for plans that choose by it. */
+typedef enum ic_score_kind {
+    IC_SCORE_NONE,
+    IC_SCORE_WINDOW, /* attention that the last scored window paid to the row, mean over the rows
+                        that see it and over the query heads; -1: none has seen it yet */
+    IC_SCORE_SUM     /* all attention paid to the row since it came, mean over the query heads */
+} ic_score_kind;
+
+/* From now on this (empty) slab keeps scores. smooth in [0, 1): a window's score is that part the
+ * row's old score, the rest the new one. IC_ENOMEM. */
+IC_MUST_CHECK int ic_slab_keep_scores(ic_slab *s, ic_score_kind kind, float smooth, ic_error *e);
+size_t ic_slab_score_bytes(const ic_slab_desc *desc); /* memory that _keep_scores takes */
+/* The scores of a head in position order: caller gives room for ic_slab_count entries. */
+void ic_slab_scores(const ic_slab *s, int layer, int kv_head, float *scores);
+/* Scores beside the tables of a checkpoint: a slab that keeps none writes and reads nothing. Load
+ * after ic_slab_load_tables. IC_EFORMAT: cut off, or numbers that no attention gives. */
+int ic_slab_save_scores(const ic_slab *s, ic_buf *out);
+IC_MUST_CHECK int ic_slab_load_scores(ic_slab *s, ic_cursor *in, ic_error *e);
+
+/* What to keep: carried out per layer and kv head, in this order, as long as rows fit the budget:
+ * pinned rows; the `sinks` oldest others; with `frames`, the newest `text` rows that are no frames
+ * and the newest `frames` groups, each whole or not at all; else the newest `recent` rows and all
+ * that have no score, newest first; then, with `scored`, the others from the highest score down,
+ * of equal ones the newer first; else the newest. The first patch of a group costs its markers as
+ * well; of the scored, what does not fit is passed over. */
 typedef struct ic_plan {
     int budget; /* rows that may stay per head */
     int sinks;  /* oldest rows that stay besides the pinned ones */
+    int recent;
+    bool scored;
+    float bias;     /* to each score, bias * mean score * age rank in [0, 1] (1: newest) is added */
+    int pool;       /* scores are replaced by means over so many neighbours (odd); 0, 1: not */
+    bool per_layer; /* the mean score over a layer's kv heads decides for all of them */
+    int frames, text;
 } ic_plan;
 
 typedef struct ic_evicted {

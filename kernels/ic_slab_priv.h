@@ -17,12 +17,15 @@ struct ic_slab {
     /* Host tables, one allocation: */
     char *tables;
     size_t table_bytes;
-    uint64_t *free_map;   /* [heads, words]: bit set: slot is free */
-    ic_row *rows;         /* [heads, slots] by slot */
-    ic_pos *positions;    /* [heads, slots] by place in the order */
-    int32_t *order;       /* [heads, slots]: the slot at each place, oldest first */
-    int32_t *counts;      /* [heads] */
-    uint8_t *saved;       /* [heads, slots] by slot: IC_SLAB_UNSAVED ... */
+    uint64_t *free_map; /* [heads, words]: bit set: slot is free */
+    ic_row *rows;       /* [heads, slots] by slot */
+    ic_pos *positions;  /* [heads, slots] by place in the order */
+    int32_t *order;     /* [heads, slots]: the slot at each place, oldest first */
+    int32_t *counts;    /* [heads] */
+    uint8_t *saved;     /* [heads, slots] by slot: IC_SLAB_UNSAVED ... */
+    ic_score_kind score_kind;
+    float smooth;
+    float *scores;        /* [heads, slots] by slot; NULL: none are kept */
     int32_t position_end; /* above every position any head has had: how far angles are needed */
     bool loading;         /* between load_tables and load_finish */
 };
@@ -59,6 +62,13 @@ static inline ic_row *ic_slab_rows_of(const ic_slab *s, int head)
     return s->rows + (int64_t)head * s->desc.slots;
 }
 
+static inline float *ic_slab_scores_of(const ic_slab *s, int head)
+{
+    return s->scores + (int64_t)head * s->desc.slots;
+}
+
+/* The slot is free; what lay there is forgotten. */
+void ic_slab_free_slot(ic_slab *s, int head, int slot);
 /* The position that `row` takes behind `last` (NULL: an empty head). */
 ic_pos ic_slab_next_position(const ic_row *last, const ic_pos *last_position, const ic_row *row);
 /* Recomputes all positions of a head from its rows. */

@@ -96,7 +96,9 @@ int ic_cpu_scatter(ic_device *d, const ic_mat *x, const int32_t *rows, bool set,
 int ic_cpu_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *k,
                       const ic_mat *v);
 int ic_cpu_attention_prefill(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
-                             int behind, const ic_rope *rope, float scale, ic_mat *y);
+                             int behind, const ic_rope *rope, float scale, int window, ic_mat *y);
+int ic_cpu_attention_score(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
+                           const ic_rope *rope, float scale);
 int ic_cpu_attention_decode(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,
                             const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y);
 int ic_cpu_attention_full(ic_device *d, const ic_mat *q, const ic_mat *k, const ic_mat *v,

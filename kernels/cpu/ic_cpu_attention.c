@@ -10,11 +10,11 @@
 
 #include "base/ic_assert.h"
 #include "base/ic_mem.h"
-#include "kernels/cpu/ic_cpu.h"
+#include "kernels/cpu/ic_cpu_score.h"
 #include "kernels/ic_slab_priv.h"
 
 enum {
-    BLOCK_KEYS = 64,
+    BLOCK_KEYS = IC_CPU_SCORE_KEYS,
     TILE_ROWS = 128, /* queries times heads: enough that loading a block costs little beside it */
     ANGLES_MIN = 1024
 };
@@ -118,6 +118,7 @@ typedef struct tile {
     float *kt;           /* [dim, BLOCK_KEYS] */
     float *v;            /* [BLOCK_KEYS, wide] */
     float *angles;       /* [dim] */
+    bool blank;          /* weights alone are wanted: no v, no o */
 } tile;
 
 static size_t tile_bytes(int rows, int dim)
@@ -166,9 +167,11 @@ static void add_block(tile *t, int first, int keys, int visible, int step)
             s[r * BLOCK_KEYS + j] = -INFINITY;
         float factor =
             t->vec->softmax(s + r * BLOCK_KEYS, BLOCK_KEYS, &t->max[first + r], &t->sum[first + r]);
-        if (factor != 1.0f)
+        if (factor != 1.0f && !t->blank)
             t->vec->scale(factor, t->o + (int64_t)(first + r) * t->wide, t->wide);
     }
+    if (t->blank)
+        return;
     t->vec->gemm(s, BLOCK_KEYS, t->v, t->wide, t->o + (int64_t)first * t->wide, t->wide, rows, keys,
                  t->wide, true);
 }
@@ -187,12 +190,15 @@ typedef struct slab_job {
     const ic_slab *const *slabs; /* one (prefill), or one per row (decode) */
     int layer, heads, kv_heads, dim;
     const ic_mat *q;
-    ic_mat *y;
+    ic_mat *y; /* NULL: scores alone */
     float scale;
     int behind;      /* rows appended after the slice */
-    int rows_a_tile; /* rows of q in a tile */
+    int rows_a_tile; /* rows of q in a tile, and in the window */
     int tiles;       /* per kv head */
+    int window;      /* so many rows at the end are a tile of their own, which scores */
     bool one_each;   /* decode: row i belongs to slabs[i] */
+    bool in_turn;    /* a kv head's tiles run one after the other: its sums have an order */
+    size_t kept_at;  /* in a worker's scratch: behind the largest tile */
 } slab_job;
 
 static void load_slab_block(const slab_job *j, tile *t, const ic_slab *s, int head, int first,
@@ -207,6 +213,8 @@ static void load_slab_block(const slab_job *j, tile *t, const ic_slab *s, int he
         t->vec->widen(s->desc.k_dtype, ic_slab_k_at(s, head, slot), k, t->dim);
         angles_at(j->d, positions[first + i], t->angles, &cosine, &sine);
         t->vec->rotate(k, cosine, sine, t->dim / 2, k);
+        if (t->blank)
+            continue;
         t->vec->widen(s->desc.v_dtype, ic_slab_v_at(s, head, slot), t->v + (int64_t)i * t->wide,
                       t->dim);
     }
@@ -226,61 +234,133 @@ static void load_query(const slab_job *j, tile *t, int kv, ic_pos position, int6
     }
 }
 
-static void slab_task(void *arg, int task, int worker)
+/* Rows of q in a tile: the window, if there is one, is the last tile. */
+static int tile_rows(const slab_job *j, int part, int64_t *first)
 {
-    const slab_job *j = arg;
-    int kv = task % j->kv_heads, part = task / j->kv_heads, group = j->heads / j->kv_heads;
-    int64_t first = (int64_t)part * j->rows_a_tile, rows = j->q->rows - first;
-    rows = rows < j->rows_a_tile ? rows : j->rows_a_tile;
+    int64_t before = j->q->rows - j->window;
+    *first = (int64_t)part * j->rows_a_tile;
+    if (j->window && part == j->tiles - 1) {
+        *first = before;
+        return j->window;
+    }
+    return (int)(before - *first < j->rows_a_tile ? before - *first : j->rows_a_tile);
+}
+
+static void walk_blocks(const slab_job *j, tile *t, const ic_slab *s, int head, int place,
+                        const ic_cpu_kept *kept)
+{
+    int group = j->heads / j->kv_heads, end = place + t->rows / group; /* that the last row sees */
+    for (int at = 0; at < end; at += BLOCK_KEYS) {
+        int keys = end - at < BLOCK_KEYS ? end - at : BLOCK_KEYS;
+        int blind = at > place ? at - place : 0; /* rows that stand before this block */
+        if (kept)
+            t->s = ic_cpu_kept_block(kept, at / BLOCK_KEYS, blind * group);
+        load_slab_block(j, t, s, head, at, keys);
+        add_block(t, blind * group, keys, place + blind - at + 1, group);
+        if (kept)
+            ic_cpu_kept_max(kept, at / BLOCK_KEYS, t->max);
+    }
+}
+
+static void attend_tile(const slab_job *j, int kv, int part, int worker)
+{
+    int group = j->heads / j->kv_heads;
+    int64_t first;
+    int rows = tile_rows(j, part, &first);
     const ic_slab *s = j->slabs[j->one_each ? first : 0];
     int head = ic_slab_head(s, j->layer, kv), count = s->counts[head];
     /* The place of the tile's first row in the head's order. */
     int place = j->one_each ? count - 1 : (int)(count - j->behind - j->q->rows + first);
-    tile t = tile_in(j->d, ic_cpu_worker_scratch(j->d, worker), (int)rows * group, j->dim);
+    bool scores = s->score_kind == IC_SCORE_SUM || (j->window && part == j->tiles - 1);
+    char *memory = ic_cpu_worker_scratch(j->d, worker);
+    tile t = tile_in(j->d, memory, rows * group, j->dim);
+    ic_cpu_kept kept = {0};
+    t.blank = !j->y;
+    if (scores)
+        kept = ic_cpu_kept_in(memory + j->kept_at, rows * group, place + rows);
     for (int i = 0; i < rows; i++)
         load_query(j, &t, kv, ic_slab_positions_of(s, head)[place + i], first + i, i * group);
-    int end = place + (int)rows; /* keys that the last row sees */
-    for (int at = 0; at < end; at += BLOCK_KEYS) {
-        int keys = end - at < BLOCK_KEYS ? end - at : BLOCK_KEYS;
-        int blind = at > place ? at - place : 0; /* rows that stand before this block */
-        load_slab_block(j, &t, s, head, at, keys);
-        add_block(&t, blind * group, keys, place + blind - at + 1, group);
-    }
-    for (int i = 0; i < rows; i++)
+    walk_blocks(j, &t, s, head, place, scores ? &kept : NULL);
+    if (scores)
+        ic_cpu_score(&kept, &(ic_cpu_scored){.vec = t.vec,
+                                             .slab = s,
+                                             .head = head,
+                                             .place = place,
+                                             .rows = rows,
+                                             .group = group,
+                                             .max = t.max,
+                                             .sum = t.sum});
+    for (int i = 0; j->y && i < rows; i++)
         for (int g = 0; g < group; g++)
             give_row(&t, i * group + g,
                      ic_cpu_row(j->y, first + i) + (int64_t)(kv * group + g) * j->dim);
 }
 
-static int run_slab_job(slab_job *j, const ic_rope *rope, int32_t position_end)
+static void slab_task(void *arg, int task, int worker)
+{
+    const slab_job *j = arg;
+    if (!j->in_turn) {
+        attend_tile(j, task % j->kv_heads, task / j->kv_heads, worker);
+        return;
+    }
+    for (int part = 0; part < j->tiles; part++)
+        attend_tile(j, task, part, worker);
+}
+
+/* keys: of the longest head that scores; 0: none does. */
+static int run_slab_job(slab_job *j, const ic_rope *rope, int32_t position_end, int keys)
 {
     int rc = reach(j->d, rope, position_end);
     int group = j->heads / j->kv_heads;
+    int rows = group * (j->window > j->rows_a_tile ? j->window : j->rows_a_tile);
+    j->kept_at = (tile_bytes(rows, j->dim) + 63) & ~(size_t)63;
     if (rc == 0)
-        rc = ic_cpu_reserve_workers(j->d, tile_bytes(j->rows_a_tile * group, j->dim));
+        rc = ic_cpu_reserve_workers(j->d, j->kept_at + (keys ? ic_cpu_kept_bytes(rows, keys) : 0));
     if (rc == 0)
-        ic_cpu_pool_run(j->d->pool, slab_task, j, j->kv_heads * j->tiles);
+        ic_cpu_pool_run(j->d->pool, slab_task, j, j->kv_heads * (j->in_turn ? 1 : j->tiles));
     return rc;
+}
+
+static int run_prefill(slab_job *j, const ic_rope *rope)
+{
+    const ic_slab *s = j->slabs[0];
+    int group = j->heads / s->desc.kv_heads, rows = TILE_ROWS / group;
+    j->kv_heads = s->desc.kv_heads;
+    j->dim = s->desc.head_dim;
+    j->rows_a_tile = rows > 0 ? rows : 1;
+    int64_t before = j->q->rows - j->window;
+    j->tiles = (int)((before + j->rows_a_tile - 1) / j->rows_a_tile) + (j->window > 0);
+    j->in_turn = s->score_kind == IC_SCORE_SUM;
+    return run_slab_job(j, rope, s->position_end, j->window || j->in_turn ? s->desc.slots : 0);
 }
 
 int ic_cpu_attention_prefill(ic_device *base, const ic_slab *s, int layer, int heads,
                              const ic_mat *q, int behind, const ic_rope *rope, float scale,
-                             ic_mat *y)
+                             int window, ic_mat *y)
 {
-    int group = heads / s->desc.kv_heads, rows = TILE_ROWS / group;
     slab_job job = {.d = ic_cpu_of(base),
                     .slabs = &s,
                     .layer = layer,
                     .heads = heads,
-                    .kv_heads = s->desc.kv_heads,
-                    .dim = s->desc.head_dim,
                     .q = q,
                     .y = y,
                     .scale = scale,
                     .behind = behind,
-                    .rows_a_tile = rows > 0 ? rows : 1};
-    job.tiles = (int)((q->rows + job.rows_a_tile - 1) / job.rows_a_tile);
-    return run_slab_job(&job, rope, s->position_end);
+                    .window = window};
+    return run_prefill(&job, rope);
+}
+
+int ic_cpu_attention_score(ic_device *base, const ic_slab *s, int layer, int heads, const ic_mat *q,
+                           const ic_rope *rope, float scale)
+{
+    slab_job job = {.d = ic_cpu_of(base),
+                    .slabs = &s,
+                    .layer = layer,
+                    .heads = heads,
+                    .q = q,
+                    .scale = scale,
+                    .window = (int)q->rows};
+    return run_prefill(&job, rope);
 }
 
 int ic_cpu_attention_decode(ic_device *base, const ic_slab *const *slabs, int n, int layer,
@@ -299,9 +379,13 @@ int ic_cpu_attention_decode(ic_device *base, const ic_slab *const *slabs, int n,
                     .tiles = n,
                     .one_each = true};
     int32_t end = 0;
-    for (int i = 0; i < n; i++)
+    int keys = 0;
+    for (int i = 0; i < n; i++) {
         end = slabs[i]->position_end > end ? slabs[i]->position_end : end;
-    return run_slab_job(&job, rope, end);
+        if (slabs[i]->score_kind == IC_SCORE_SUM && slabs[i]->desc.slots > keys)
+            keys = slabs[i]->desc.slots;
+    }
+    return run_slab_job(&job, rope, end, keys);
 }
 
 /* --- storing rows --- */

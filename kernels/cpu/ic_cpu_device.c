@@ -239,6 +239,7 @@ static const ic_backend backend = {
     .add = ic_cpu_add,
     .scatter = ic_cpu_scatter,
     .attention_prefill = ic_cpu_attention_prefill,
+    .attention_score = ic_cpu_attention_score,
     .attention_decode = ic_cpu_attention_decode,
     .attention_full = ic_cpu_attention_full,
     .patchify = ic_cpu_patchify,

@@ -390,7 +390,7 @@ static void test_random_history(void **state)
         check_tables(s);
         if (next_random(3) == 0 || ic_slab_free(s) < 16) {
             view before = look(s, 0, 2);
-            ic_plan plan = {budget, (int)next_random(5)};
+            ic_plan plan = {.budget = budget, .sinks = (int)next_random(5)};
             assert_int_equal(ic_slab_evict(s, &plan, NULL), 0);
             assert_true(ic_slab_used(s) <= budget);
             view after = look(s, 0, 2);

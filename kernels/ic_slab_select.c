@@ -1,0 +1,367 @@
+/* Which rows stay: plans of ic_slab.h carried out, head by head, on the slot tables alone. K and V
+ * are not touched: a slot is freed or it is not. */
+#include <string.h>
+
+#include "base/ic_assert.h"
+#include "base/ic_mem.h"
+#include "kernels/ic_half.h"
+#include "kernels/ic_slab_priv.h"
+
+/* A vision group as one head sees it while a plan is carried out. */
+typedef struct seen_group {
+    uint32_t id;
+    int patches; /* vision rows present */
+    int markers; /* unpinned marker rows present */
+    bool alive;  /* some patch stays; its markers stay, then */
+} seen_group;
+
+/* Scratch of one eviction, for one head at a time. */
+typedef struct eviction {
+    const ic_slab *slab;
+    const ic_plan *plan;
+    int head, count, kept;
+    int together;       /* heads from `head` on that are decided as one */
+    bool *keep;         /* [count] by place */
+    int32_t *group_of;  /* [count]: index into groups, or -1 */
+    seen_group *groups; /* [group_count] */
+    int group_count;
+    float *score;    /* [count] by place, as the plan wants it; -1: none */
+    float *room;     /* [count] */
+    int32_t *ranked; /* [count]: places, from the lowest score up */
+    int32_t *spare;  /* [count] */
+} eviction;
+
+static const ic_row *row_at(const eviction *v, int place)
+{
+    return &ic_slab_rows_of(v->slab, v->head)[ic_slab_order_of(v->slab, v->head)[place]];
+}
+
+static int find_group(eviction *v, uint32_t id)
+{
+    /* Rows of a group stand close together: the search almost always ends at once. */
+    for (int i = v->group_count - 1; i >= 0; i--)
+        if (v->groups[i].id == id)
+            return i;
+    v->groups[v->group_count] = (seen_group){.id = id};
+    return v->group_count++;
+}
+
+static void see_groups(eviction *v)
+{
+    v->group_count = 0;
+    for (int i = 0; i < v->count; i++) {
+        const ic_row *row = row_at(v, i);
+        v->keep[i] = false;
+        v->group_of[i] = row->group ? find_group(v, row->group) : -1;
+        if (!row->group)
+            continue;
+        seen_group *group = &v->groups[v->group_of[i]];
+        group->patches += row->kind == IC_ROW_VISION;
+        group->markers += row->kind == IC_ROW_MARKER && !row->pinned;
+    }
+}
+
+/* A marker whose patches have come stays and leaves with them, whatever its own age. */
+static bool is_bound(const eviction *v, int place)
+{
+    const ic_row *row = row_at(v, place);
+    return row->kind == IC_ROW_MARKER && !row->pinned && row->group
+           && v->groups[v->group_of[place]].patches > 0;
+}
+
+/* Rows by which keeping this row raises the count: the first patch of a group brings its markers.
+ */
+static int cost_of(const eviction *v, int place)
+{
+    const ic_row *row = row_at(v, place);
+    if (row->kind != IC_ROW_VISION || !row->group)
+        return 1;
+    const seen_group *group = &v->groups[v->group_of[place]];
+    return group->alive ? 1 : 1 + group->markers;
+}
+
+static void keep_row(eviction *v, int place)
+{
+    v->kept += cost_of(v, place);
+    v->keep[place] = true;
+    const ic_row *row = row_at(v, place);
+    if (row->kind == IC_ROW_VISION && row->group)
+        v->groups[v->group_of[place]].alive = true;
+}
+
+static bool is_open(const eviction *v, int place)
+{
+    return !v->keep[place] && !is_bound(v, place);
+}
+
+static bool fits(const eviction *v, int place)
+{
+    return v->kept + cost_of(v, place) <= v->plan->budget;
+}
+
+/* --- scores as the plan wants them --- */
+
+static void add_head(eviction *v, int head)
+{
+    const float *scores = ic_slab_scores_of(v->slab, head);
+    const int32_t *order = ic_slab_order_of(v->slab, head);
+    for (int i = 0; i < v->count; i++) {
+        float score = scores[order[i]];
+        v->score[i] = score < 0 || v->score[i] < 0 ? -1.0f : v->score[i] + score;
+    }
+}
+
+/* Mean scores over the heads that are decided together. */
+static void read_scores(eviction *v)
+{
+    memset(v->score, 0, (size_t)v->count * sizeof *v->score);
+    for (int h = 0; h < v->together; h++)
+        add_head(v, v->head + h);
+    for (int i = 0; v->together > 1 && i < v->count; i++)
+        v->score[i] = v->score[i] < 0 ? -1.0f : v->score[i] / (float)v->together;
+}
+
+/* The mean of the neighbours that have a score. */
+static void pool_scores(eviction *v)
+{
+    int reach = v->plan->pool / 2;
+    memcpy(v->room, v->score, (size_t)v->count * sizeof *v->room);
+    for (int i = 0; i < v->count; i++) {
+        float sum = 0;
+        int n = 0;
+        for (int j = i < reach ? 0 : i - reach; j <= i + reach && j < v->count; j++)
+            if (v->room[j] >= 0) {
+                sum += v->room[j];
+                n++;
+            }
+        if (v->room[i] >= 0)
+            v->score[i] = sum / (float)n;
+    }
+}
+
+/* Score-side bias (papers: the formula is ours): the newer a row, the more of the mean it gets. */
+static void add_bias(eviction *v)
+{
+    double sum = 0;
+    int n = 0;
+    for (int i = 0; i < v->count; i++)
+        if (v->score[i] >= 0) {
+            sum += (double)v->score[i];
+            n++;
+        }
+    if (n == 0 || v->count < 2)
+        return;
+    float step = v->plan->bias * (float)(sum / n) / (float)(v->count - 1);
+    for (int i = 0; i < v->count; i++)
+        if (v->score[i] >= 0)
+            v->score[i] += step * (float)i;
+}
+
+/* Sorts the open places that have a score: bytes of the (never negative) float from the lowest up,
+ * each pass stable, so that equal scores stay in the order of their age. */
+static int rank_scores(eviction *v)
+{
+    int n = 0;
+    for (int i = 0; i < v->count; i++)
+        if (is_open(v, i) && v->score[i] >= 0)
+            v->ranked[n++] = i;
+    for (int shift = 0; shift < 32; shift += 8) {
+        int start[257] = {0};
+        for (int i = 0; i < n; i++)
+            start[(ic_f32_bits(v->score[v->ranked[i]]) >> shift & 255) + 1]++;
+        for (int b = 0; b < 256; b++)
+            start[b + 1] += start[b];
+        for (int i = 0; i < n; i++)
+            v->spare[start[ic_f32_bits(v->score[v->ranked[i]]) >> shift & 255]++] = v->ranked[i];
+        int32_t *swap = v->ranked;
+        v->ranked = v->spare;
+        v->spare = swap;
+    }
+    return n;
+}
+
+/* --- choosing --- */
+
+static void keep_oldest(eviction *v, int rows)
+{
+    for (int i = 0; i < v->count && rows > 0; i++) {
+        if (!is_open(v, i))
+            continue;
+        if (!fits(v, i))
+            return;
+        keep_row(v, i);
+        rows--;
+    }
+}
+
+/* Newest first: `rows` of them and, with `unscored`, all that have no score. */
+static void keep_newest(eviction *v, int rows, bool unscored)
+{
+    for (int i = v->count - 1; i >= 0; i--) {
+        if (!is_open(v, i) || (rows <= 0 && !(unscored && v->score[i] < 0)))
+            continue;
+        if (!fits(v, i))
+            return;
+        keep_row(v, i);
+        rows--;
+    }
+}
+
+static void keep_best(eviction *v)
+{
+    int n = rank_scores(v);
+    for (int i = n - 1; i >= 0 && v->kept < v->plan->budget; i--)
+        if (fits(v, v->ranked[i]))
+            keep_row(v, v->ranked[i]);
+}
+
+static void keep_text(eviction *v, int rows)
+{
+    for (int i = v->count - 1; i >= 0 && rows > 0; i--) {
+        if (!is_open(v, i) || row_at(v, i)->kind == IC_ROW_VISION)
+            continue;
+        if (!fits(v, i))
+            return;
+        keep_row(v, i);
+        rows--;
+    }
+}
+
+/* Groups are numbered as they come, so the last ones seen are the newest. */
+static void keep_frames(eviction *v, int frames)
+{
+    for (int g = v->group_count - 1; g >= 0 && frames > 0; g--) {
+        const seen_group *group = &v->groups[g];
+        if (group->patches == 0)
+            continue;
+        frames--;
+        if (group->alive || v->kept + group->patches + group->markers > v->plan->budget)
+            continue;
+        for (int i = 0; i < v->count; i++)
+            if (v->group_of[i] == g && row_at(v, i)->kind == IC_ROW_VISION && !v->keep[i])
+                keep_row(v, i);
+    }
+}
+
+static void choose(eviction *v)
+{
+    const ic_plan *plan = v->plan;
+    v->kept = 0;
+    see_groups(v);
+    for (int i = 0; i < v->count; i++)
+        if (row_at(v, i)->pinned)
+            keep_row(v, i);
+    keep_oldest(v, plan->sinks);
+    if (plan->frames > 0) {
+        keep_text(v, plan->text);
+        keep_frames(v, plan->frames);
+    } else if (plan->scored) {
+        read_scores(v);
+        keep_newest(v, plan->recent, true);
+        if (plan->pool > 1)
+            pool_scores(v);
+        if (plan->bias > 0)
+            add_bias(v);
+        keep_best(v);
+    } else {
+        keep_newest(v, v->count, false);
+    }
+    for (int i = 0; i < v->count; i++)
+        if (is_bound(v, i))
+            v->keep[i] = v->groups[v->group_of[i]].alive;
+}
+
+/* Frees what was not chosen; returns the number of rows that left. */
+static int carry_out(ic_slab *s, const eviction *v)
+{
+    int32_t *order = s->order + (int64_t)v->head * s->desc.slots;
+    int stay = 0;
+    for (int i = 0; i < v->count; i++) {
+        int slot = order[i];
+        if (v->keep[i])
+            order[stay++] = slot;
+        else
+            ic_slab_free_slot(s, v->head, slot);
+    }
+    s->counts[v->head] = stay;
+    if (stay < v->count)
+        ic_slab_place(s, v->head);
+    return v->count - stay;
+}
+
+static int make_room(eviction *v, bool scored)
+{
+    size_t room = (size_t)v->slab->desc.slots;
+    v->keep = ic_try_calloc(room, sizeof *v->keep);
+    v->group_of = ic_try_calloc(room, sizeof *v->group_of);
+    v->groups = ic_try_calloc(room, sizeof *v->groups);
+    bool ok = v->keep && v->group_of && v->groups;
+    if (scored) {
+        v->score = ic_try_calloc(room, sizeof *v->score);
+        v->room = ic_try_calloc(room, sizeof *v->room);
+        v->ranked = ic_try_calloc(room, sizeof *v->ranked);
+        v->spare = ic_try_calloc(room, sizeof *v->spare);
+        ok = ok && v->score && v->room && v->ranked && v->spare;
+    }
+    return ok ? 0 : IC_ENOMEM;
+}
+
+static void free_room(eviction *v)
+{
+    void *parts[] = {v->keep, v->group_of, v->groups, v->score, v->room, v->ranked, v->spare};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        ic_free(parts[i]);
+}
+
+/* Plans by frames look even when all fits: the number of frames is a bound of its own. */
+static bool is_due(const ic_plan *plan, int count)
+{
+    return count > plan->budget || plan->frames > 0;
+}
+
+/* Heads of a layer that are to be decided together, and can be: their rows lie alike. */
+static int count_together(const ic_slab *s, const ic_plan *plan, int head)
+{
+    int heads = s->desc.kv_heads;
+    if (!plan->scored || !plan->per_layer || head % heads)
+        return 1;
+    for (int h = head + 1; h < head + heads; h++)
+        if (s->counts[h] != s->counts[head]
+            || memcmp(ic_slab_order_of(s, head), ic_slab_order_of(s, h),
+                      (size_t)s->counts[h] * sizeof(int32_t))
+                   != 0)
+            return 1;
+    return heads;
+}
+
+static void evict_heads(ic_slab *s, eviction *v, ic_evicted *sum)
+{
+    choose(v);
+    for (int g = 0; v->head == 0 && g < v->group_count; g++)
+        sum->groups += v->groups[g].patches > 0 && !v->groups[g].alive;
+    for (int h = 0; h < v->together; h++, v->head++) {
+        int lost = carry_out(s, v);
+        sum->rows += lost;
+        sum->rows_max = lost > sum->rows_max ? lost : sum->rows_max;
+    }
+}
+
+int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
+{
+    IC_ASSERT(plan->budget >= 0 && plan->sinks >= 0 && !s->loading);
+    IC_ASSERT(!plan->scored || s->scores);
+    eviction v = {.slab = s, .plan = plan};
+    ic_evicted sum = {0};
+    int rc = make_room(&v, plan->scored);
+    for (int head = 0; rc == 0 && head < s->heads; head += v.together) {
+        v.head = head;
+        v.count = s->counts[head];
+        v.together = count_together(s, plan, head);
+        if (is_due(plan, v.count))
+            evict_heads(s, &v, &sum);
+    }
+    free_room(&v);
+    if (evicted)
+        *evicted = sum;
+    return rc;
+}
