@@ -220,12 +220,15 @@ BF16_INLINE void gemv_bf16_tile(const uint16_t *w, int64_t in, const uint16_t *x
                 _mm512_dpbf16_ps(sum[c][i], line, load_halves(x + i * ldx + at));
         }
     }
-    for (int c = 0; k < in; c++, k += PAIR_STEP) {
-        int64_t left = in - k < PAIR_STEP ? in - k : PAIR_STEP;
+    UNROLL for (int c = 0; c < CHAINS; c++)
+    {
+        int64_t at = k + c * PAIR_STEP, left = in - at < PAIR_STEP ? in - at : PAIR_STEP;
+        if (left <= 0)
+            continue;
         __mmask32 part = (__mmask32)((UINT64_C(1) << left) - 1);
-        __m512bh line = (__m512bh)_mm512_maskz_loadu_epi16(part, w + k);
-        for (int i = 0; i < xs; i++)
-            sum[c][i] = _mm512_dpbf16_ps(sum[c][i], line, load_halves(x + i * ldx + k));
+        __m512bh line = (__m512bh)_mm512_maskz_loadu_epi16(part, w + at);
+        UNROLL for (int i = 0; i < xs; i++) sum[c][i] =
+            _mm512_dpbf16_ps(sum[c][i], line, load_halves(x + i * ldx + at));
     }
     UNROLL for (int i = 0; i < xs; i++) y[i * ldy] =
         v_sum(v_add(v_add(sum[0][i], sum[1][i]), v_add(sum[2][i], sum[3][i])));

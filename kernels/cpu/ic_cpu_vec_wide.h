@@ -175,11 +175,14 @@ INLINE void gemv_tile(ic_dtype dtype, const char *w, int64_t in, const float *x,
                 v_fma(line, v_load(x + i * ldx + k + c * W), sum[c][i]);
         }
     }
-    for (int c = 0; k < in; c++, k += W) {
-        int64_t part = in - k < W ? in - k : W;
-        for (int i = 0; i < xs; i++)
-            sum[c][i] = v_fma(v_load_part(dtype, w + k * size, part),
-                              v_load_part(IC_F32, x + i * ldx + k, part), sum[c][i]);
+    UNROLL for (int c = 0; c < CHAINS; c++)
+    {
+        int64_t left = in - k - c * W, part = left < W ? left : W;
+        if (part <= 0)
+            continue;
+        V line = v_load_part(dtype, w + (k + c * W) * size, part);
+        UNROLL for (int i = 0; i < xs; i++) sum[c][i] =
+            v_fma(line, v_load_part(IC_F32, x + i * ldx + k + c * W, part), sum[c][i]);
     }
     UNROLL for (int i = 0; i < xs; i++) y[i * ldy] =
         v_sum(v_add(v_add(sum[0][i], sum[1][i]), v_add(sum[2][i], sum[3][i])));
