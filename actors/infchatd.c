@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "actors/ic_router.h"
@@ -25,26 +24,22 @@ enum {
 /* --- signals -----------------------------------------------------------------------------------
  */
 
-static int signal_event = -1;
 static volatile sig_atomic_t signal_count;
 
 /* The first asks for an orderly end, the second ends at once. */
 static void on_signal(int number)
 {
     (void)number;
-    uint64_t one = 1;
-    if (++signal_count > 1)
+    signal_count = signal_count + 1;
+    if (signal_count > 1)
         _exit(EXIT_FAILED);
-    ssize_t n = write(signal_event, &one, sizeof one);
-    (void)n;
 }
 
 static int catch_signals(void)
 {
-    signal_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
-    if (signal_event < 0 || sigaction(SIGTERM, &action, NULL) || sigaction(SIGINT, &action, NULL))
+    if (sigaction(SIGTERM, &action, NULL) || sigaction(SIGINT, &action, NULL))
         return -1;
     signal(SIGPIPE, SIG_IGN);
     return 0;
@@ -285,10 +280,13 @@ static int serve(server *s)
     bool draining = false, drained = false;
     ic_port *router = ic_actor_port(s->router);
     ic_outbox out = {0};
-    zpoller_t *poller = zpoller_new(ic_inbox_sock(s->inbox), &signal_event, NULL);
+    /* Signals are looked at ten times a second: a poller of this CZMQ takes a file descriptor for a
+     * socket, and reads what lies behind it. */
+    enum { LOOK_MS = 100 };
+    zpoller_t *poller = zpoller_new(ic_inbox_sock(s->inbox), NULL);
     zpoller_set_nonstop(poller, true);
     while (!drained) {
-        zpoller_wait(poller, 1000);
+        zpoller_wait(poller, LOOK_MS);
         ic_mail *m;
         while ((m = ic_inbox_take(s->inbox))) {
             const ic_error *e = &((ic_mail_plain *)m)->error;
