@@ -14,9 +14,15 @@ typedef struct ic_bench_command {
 } ic_bench_command;
 
 /* clang-format off */
+#ifdef IC_HAVE_SERVER /* commands that need the server's rooms */
+#define IC_BENCH_SERVER_COMMANDS(X) X(store)
+#else
+#define IC_BENCH_SERVER_COMMANDS(X)
+#endif
 #define IC_BENCH_COMMANDS(X) \
     X(engine) \
-    X(logits)
+    X(logits) \
+    IC_BENCH_SERVER_COMMANDS(X)
 /* clang-format on */
 
 #define IC_BENCH_DECLARE(name) extern const ic_bench_command ic_bench_##name;
