@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/ic_assert.h"
+
 static atomic_int_fast64_t live_blocks;
 static atomic_int_fast64_t fail_countdown; /* 0: off */
 static atomic_int fail_persistent;
@@ -68,6 +70,7 @@ char *ic_strdup(const char *text)
 
 char *ic_strf(const char *fmt, ...)
 {
+    IC_ASSERT(fmt);
     va_list args, again;
     va_start(args, fmt);
     va_copy(again, args);
