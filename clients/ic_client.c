@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include <zmq.h>
 
@@ -391,12 +393,24 @@ static int unreachable(const ic_client *c, ic_error *e)
                         c->endpoint);
 }
 
-/* An ipc endpoint without its socket file will not answer; no use in waiting. */
+/* Whether somebody listens on a socket file: libzmq would try for ever, without a word. */
+static bool is_listening(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    int rc = connect(fd, (struct sockaddr *)&address, sizeof address);
+    bool is_there = rc == 0 || errno == EAGAIN; /* EAGAIN: its queue is full */
+    if (fd >= 0)
+        close(fd);
+    return is_there;
+}
+
 static int check_endpoint(const ic_client *c, ic_error *e)
 {
     ic_endpoint ep;
     int rc = ic_endpoint_parse(&ep, c->endpoint, e);
-    if (!rc && ep.kind == IC_ENDPOINT_IPC && access(ep.path, F_OK))
+    if (!rc && ep.kind == IC_ENDPOINT_IPC && !is_listening(ep.path))
         rc = unreachable(c, e);
     return rc;
 }

@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "clients/ic_client.h"
@@ -300,6 +302,12 @@ static void nobody_there(void **state)
     assert_int_equal(ic_client_open(&c, &options, &e), IC_ECLOSED);
     assert_null(c);
     assert_non_null(strstr(e.text, "no infchatd answers"));
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/none", ic_test_dir());
+    int left = socket(AF_UNIX, SOCK_STREAM, 0); /* a socket that a dead server left behind */
+    assert_int_equal(bind(left, (struct sockaddr *)&address, sizeof address), 0);
+    close(left);
+    assert_int_equal(ic_client_open(&c, &options, &e), IC_ECLOSED);
     options.endpoint = "tcp://127.0.0.1:9";
     options.timeout_ms = 300;
     assert_int_equal(ic_client_open(&c, &options, &e), IC_ECLOSED);
