@@ -398,7 +398,7 @@ static bool is_listening(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    snprintf(address.sun_path, sizeof address.sun_path, "%.107s", path); /* as parsed: no longer */
     int rc = connect(fd, (struct sockaddr *)&address, sizeof address);
     bool is_there = rc == 0 || errno == EAGAIN; /* EAGAIN: its queue is full */
     if (fd >= 0)

@@ -303,7 +303,7 @@ static void nobody_there(void **state)
     assert_null(c);
     assert_non_null(strstr(e.text, "no infchatd answers"));
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    snprintf(address.sun_path, sizeof address.sun_path, "%s/none", ic_test_dir());
+    snprintf(address.sun_path, sizeof address.sun_path, "%.100s/none", ic_test_dir());
     int left = socket(AF_UNIX, SOCK_STREAM, 0); /* a socket that a dead server left behind */
     assert_int_equal(bind(left, (struct sockaddr *)&address, sizeof address), 0);
     close(left);
