@@ -339,6 +339,58 @@ int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e)
     return rc;
 }
 
+/* --- the retrieval window -----------------------------------------------------------------------
+ */
+
+typedef struct chunk { /* the policy chunk that row s->at belongs to: rows of the input */
+    int first, end;
+    int window; /* its last rows that score; 0: none do */
+} chunk;
+
+/* A window scores when its scores are used: at this chunk's end if something must leave then, or by
+ * the answer that follows. What closes an answer asks nothing, and leaves the scores as they are.
+ * `entered`: rows of this chunk that are in the cache. */
+static chunk chunk_of(const ic_session *s, int entered)
+{
+    chunk c = {.first = s->at / s->config.chunk_max * s->config.chunk_max};
+    c.end = c.first + s->config.chunk_max;
+    c.end = c.end < s->rows.count ? c.end : s->rows.count;
+    int rows = c.end - c.first, before = ic_slab_used(s->slab) - entered;
+    bool needed = s->config.smooth_pct > 0 || s->current.kind == IC_INPUT_ASK
+                  || before + rows > s->config.cache_tokens;
+    if (s->policy->score == IC_SCORE_WINDOW && s->current.kind != IC_INPUT_CLOSE && needed)
+        c.window = rows < s->config.window ? rows : s->config.window;
+    return c;
+}
+
+static int held_of(const ic_session *s, const chunk *c)
+{
+    int held = s->at - (c->end - c->window);
+    return c->window && held > 0 ? held : 0;
+}
+
+int ic_chunk_window_held(const ic_session *s)
+{
+    if (!s->open)
+        return 0;
+    chunk c = chunk_of(s, s->at % s->config.chunk_max);
+    return held_of(s, &c);
+}
+
+/* The work's rows have their slots already. */
+void ic_chunk_window(const ic_session *s, const ic_work *work, ic_model_slice *slice)
+{
+    chunk c = chunk_of(s, s->at % s->config.chunk_max + work->rows);
+    if (c.window == 0)
+        return;
+    int rows = s->at + work->rows - (c.end - c.window);
+    slice->window = s->window;
+    slice->window_held = held_of(s, &c);
+    slice->window_rows = rows - slice->window_held;
+    slice->window_rows = slice->window_rows > 0 ? slice->window_rows : 0;
+    slice->score = s->at + work->rows == c.end;
+}
+
 /* The policies keep room for every chunk, so this is for a policy that does not. */
 void ic_chunk_abandon(ic_session *s, ic_slice *slice)
 {

@@ -307,6 +307,36 @@ static int store_rows(const pass *s, int index, const ic_mat *k, const ic_mat *v
     return rc;
 }
 
+/* Queries of a window that is not complete yet wait in the session. */
+static int hold_window(const pass *s, int index, const ic_model_slice *p, const ic_mat *q)
+{
+    for (int i = 0; i < p->window_rows; i++)
+        s->m->places[i] = p->window_held + i;
+    ic_mat last = ic_mat_view(q, p->rows - p->window_rows, p->window_rows, 0, q->cols);
+    ic_mat window = p->window[index];
+    return ic_op_scatter(s->m->device, &last, s->m->places, true, &window);
+}
+
+static int attend_slice(const pass *s, int index, const ic_model_slice *p, const ic_mat *q,
+                        const ic_mat *y)
+{
+    int heads = s->m->config->text.heads;
+    float scale = 1.0f / sqrtf((float)s->m->config->text.head_dim);
+    bool whole = p->score && p->window_held == 0;
+    ic_mat yi = *y;
+    int rc = ic_op_attention_prefill_scored(s->m->device, p->slab, index, heads, q, 0, &s->m->rope,
+                                            scale, whole ? p->window_rows : 0, &yi);
+    if (!rc && p->window_rows && !whole)
+        rc = hold_window(s, index, p, q);
+    if (!rc && p->score && !whole) {
+        ic_mat window =
+            ic_mat_view(&p->window[index], 0, p->window_held + p->window_rows, 0, q->cols);
+        rc =
+            ic_op_attention_score(s->m->device, p->slab, index, heads, &window, &s->m->rope, scale);
+    }
+    return rc;
+}
+
 static int attend(const pass *s, int index, const ic_mat *q, const ic_mat *y)
 {
     const ic_text_config *t = &s->m->config->text;
@@ -316,8 +346,7 @@ static int attend(const pass *s, int index, const ic_mat *q, const ic_mat *y)
         const ic_model_slice *p = &s->b->prefill[i];
         ic_mat qi = ic_mat_view(q, row, p->rows, 0, q->cols);
         ic_mat yi = ic_mat_view(y, row, p->rows, 0, y->cols);
-        rc = ic_op_attention_prefill(s->m->device, p->slab, index, t->heads, &qi, 0, &s->m->rope,
-                                     scale, &yi);
+        rc = attend_slice(s, index, p, &qi, &yi);
         row += p->rows;
     }
     if (!rc && s->decode) {

@@ -18,6 +18,11 @@ typedef struct ic_model ic_model;
 typedef struct ic_model_slice {
     ic_slab *slab;
     int rows;
+    /* The chunk's retrieval window, for policies that score: */
+    const ic_mat *window; /* [layers] of [L, heads * head_dim]: queries of earlier slices */
+    int window_held;      /* rows that are there */
+    int window_rows;      /* last rows of this slice that belong to the window */
+    bool score;           /* with them it is complete, and scores the cache */
 } ic_model_slice;
 
 /* Rows whose input does not come from the embedding table alone: batch row `row` + i takes row

@@ -12,9 +12,15 @@
 
 /* Rows that an answer leaves free for the closers of its turn, under a policy that cannot evict. */
 enum { IC_POLICY_CLOSERS = 8 };
+/* Rows of the retrieval window, and frame groups of recent-frames, where nothing is said. */
+enum { IC_POLICY_WINDOW = 32, IC_POLICY_FRAMES = 4 };
 
 typedef struct ic_policy {
     const char *name;
+    ic_score_kind score; /* what its plans choose by */
+    /* Its own values of the settings of that name (ic_session_config), where nothing else is said.
+     */
+    int recent_pct, bias_pct, pool;
     /* May `rows` more rows go in, all of one input, when `used` are held? */
     int (*admit)(const ic_session_config *c, int used, int64_t rows, ic_error *e);
     /* A chunk has ended with `used` rows held: true, and the plan, when some must go. */
@@ -26,10 +32,25 @@ typedef struct ic_policy {
 
 extern const ic_policy ic_policy_full;
 extern const ic_policy ic_policy_streaming;
+extern const ic_policy ic_policy_saddle;
+extern const ic_policy ic_policy_window;
+extern const ic_policy ic_policy_h2o;
+extern const ic_policy ic_policy_snapkv;
+extern const ic_policy ic_policy_recent_frames;
 
 /* The policy of that name; NULL if none. Borrows: static. */
 const ic_policy *ic_policy_find(const char *name);
-/* "full, streaming": for error messages. Borrows: static. */
+/* "full, streaming, ...": for error messages. Borrows: static. */
 const char *ic_policy_names(void);
+/* Replaces what is left to the policy by its own values. Settled settings stay as they are. */
+void ic_policy_settle(ic_session_config *c);
+
+/* Decisions that policies share. Admit everything: chunks are at most chunk_max rows, and the slab
+ * has room for that above the budget. */
+int ic_policy_admit(const ic_session_config *c, int used, int64_t rows, ic_error *e);
+/* An answer may use the slack; when that is gone, what the plan for a chunk's end says. */
+bool ic_policy_slack_is_gone(const ic_session_config *c, int used);
+/* Rows of the budget that recent_pct is. */
+int ic_policy_recent(const ic_session_config *c);
 
 #endif

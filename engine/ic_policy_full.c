@@ -29,4 +29,5 @@ static int answer_row(const ic_session_config *c, int used, bool *evict, ic_plan
     return used + 1 + IC_POLICY_CLOSERS <= c->cache_tokens ? IC_OK : full_error(c, used, 1, e);
 }
 
-const ic_policy ic_policy_full = {"full", admit, chunk_end, answer_row};
+const ic_policy ic_policy_full = {
+    .name = "full", .admit = admit, .chunk_end = chunk_end, .answer_row = answer_row};

@@ -8,26 +8,21 @@ static void build_plan(const ic_session_config *c, ic_plan *plan)
     *plan = (ic_plan){.budget = c->cache_tokens, .sinks = c->sinks};
 }
 
-/* Chunks are at most chunk_max rows and the slab has room for that above the budget. */
-static int admit(const ic_session_config *c, int used, int64_t rows, ic_error *e)
-{
-    (void)c, (void)used, (void)rows, (void)e;
-    return IC_OK;
-}
-
 static bool chunk_end(const ic_session_config *c, int used, ic_plan *plan)
 {
     build_plan(c, plan);
     return used > c->cache_tokens;
 }
 
-/* A long answer uses the slack; when that is gone it falls back to the budget, oldest first. */
 static int answer_row(const ic_session_config *c, int used, bool *evict, ic_plan *plan, ic_error *e)
 {
     (void)e;
     build_plan(c, plan);
-    *evict = used >= c->cache_tokens + c->slack;
+    *evict = ic_policy_slack_is_gone(c, used);
     return IC_OK;
 }
 
-const ic_policy ic_policy_streaming = {"streaming", admit, chunk_end, answer_row};
+const ic_policy ic_policy_streaming = {.name = "streaming",
+                                       .admit = ic_policy_admit,
+                                       .chunk_end = chunk_end,
+                                       .answer_row = answer_row};

@@ -16,7 +16,10 @@ enum {
     SLACK_DEFAULT = 512,
     SINKS_DEFAULT = 4,
     TEXT_MAX = 1 << 20, /* bytes of one text */
-    FORCED_MAX = 1 << 20
+    FORCED_MAX = 1 << 20,
+    WINDOW_MAX = 128,
+    BIAS_MAX = 100000,
+    POOL_MAX = 63
 };
 
 /* --- configuration ------------------------------------------------------------------------------
@@ -45,6 +48,8 @@ void ic_session_config_default(const ic_engine *engine, int cache_tokens, ic_ses
         .kv_dtype = engine->kv_dtype,
         .pending_bytes_max = 64u << 20,
         .group_tokens_max = at_most(engine->group_tokens_max, budget / 2),
+        .window = IC_POLICY_WINDOW,
+        .frames = IC_POLICY_FRAMES,
     };
 }
 
@@ -53,6 +58,33 @@ static int group_tokens(const ic_engine *engine, const ic_session_config *c)
     if (c->group_tokens_max > 0)
         return c->group_tokens_max;
     return at_most(engine->group_tokens_max, c->cache_tokens / 2);
+}
+
+static int check_range(const char *name, int value, int low, int high, ic_error *e)
+{
+    if (value >= low && value <= high)
+        return IC_OK;
+    return ic_error_set(e, IC_EINVAL, "%s %d is not in %d .. %d", name, value, low, high);
+}
+
+static int check_policy_settings(const ic_session_config *c, ic_error *e)
+{
+    int rc = check_range("window", c->window, 0, WINDOW_MAX, e);
+    if (!rc)
+        rc = check_range("recent_pct", c->recent_pct, 0, 100, e);
+    if (!rc)
+        rc = check_range("bias_pct", c->bias_pct, -1, BIAS_MAX, e);
+    if (!rc)
+        rc = check_range("smooth_pct", c->smooth_pct, 0, 99, e);
+    if (!rc)
+        rc = check_range("pool", c->pool, 0, POOL_MAX, e);
+    if (!rc)
+        rc = check_range("per_layer", c->per_layer, 0, 1, e);
+    if (!rc)
+        rc = check_range("frames", c->frames, 0, CACHE_MAX, e);
+    if (!rc && c->pool && c->pool % 2 == 0)
+        rc = ic_error_set(e, IC_EINVAL, "pool %d is not odd", c->pool);
+    return rc;
 }
 
 int ic_session_config_check(const ic_engine *engine, const ic_session_config *c, ic_error *e)
@@ -83,7 +115,7 @@ int ic_session_config_check(const ic_engine *engine, const ic_session_config *c,
     if (c->group_tokens_max < 0 || c->group_tokens_max > engine->group_tokens_max)
         return ic_error_set(e, IC_EINVAL, "group_tokens_max %d is not in 0 .. %d",
                             c->group_tokens_max, engine->group_tokens_max);
-    return IC_OK;
+    return check_policy_settings(c, e);
 }
 
 static ic_slab_desc slab_desc(const ic_engine *engine, const ic_session_config *c)
@@ -109,19 +141,40 @@ static size_t seen_bytes(const ic_engine *engine)
     return ((size_t)engine->config.text.vocab + 7) / 8;
 }
 
+static ic_score_kind score_kind(const ic_session_config *c)
+{
+    const ic_policy *p = ic_policy_find(c->policy);
+    return p ? p->score : IC_SCORE_NONE;
+}
+
+/* Queries of a retrieval window that comes in several slices. */
+static size_t window_bytes(const ic_engine *engine, const ic_session_config *c)
+{
+    const ic_text_config *t = &engine->config.text;
+    if (score_kind(c) != IC_SCORE_WINDOW)
+        return 0;
+    return (size_t)t->layers * (size_t)(c->window ? c->window : IC_POLICY_WINDOW) * (size_t)t->heads
+           * (size_t)t->head_dim * sizeof(float);
+}
+
 size_t ic_session_memory(const ic_engine *engine, const ic_session_config *config)
 {
     ic_slab_desc desc = slab_desc(engine, config);
+    size_t scores = score_kind(config) ? ic_slab_score_bytes(&desc) : 0;
     return ic_slab_bytes(&desc) + level_bytes(engine, config) + seen_bytes(engine)
-           + sizeof(ic_session);
+           + sizeof(ic_session) + scores + window_bytes(engine, config);
 }
 
-void ic_session_meaning(const ic_engine *engine, const ic_session_config *c, char hex[33])
+void ic_session_meaning(const ic_engine *engine, const ic_session_config *config, char hex[33])
 {
-    char text[256];
-    int n = snprintf(text, sizeof text, "%s/%d/%.23s/%d/%d/%d/%d/%d/%s/%d", engine->info.meaning,
-                     IC_SESSION_STATE_VERSION, c->policy, c->cache_tokens, c->chunk_max, c->slack,
-                     c->sinks, c->pinned_max, ic_dtype_name(c->kv_dtype), group_tokens(engine, c));
+    char text[320];
+    ic_session_config settled = *config, *c = &settled;
+    ic_policy_settle(c);
+    int n = snprintf(text, sizeof text, "%s/%d/%.23s/%d/%d/%d/%d/%d/%s/%d/%d/%d/%d/%d/%d/%d/%d",
+                     engine->info.meaning, IC_SESSION_STATE_VERSION, c->policy, c->cache_tokens,
+                     c->chunk_max, c->slack, c->sinks, c->pinned_max, ic_dtype_name(c->kv_dtype),
+                     group_tokens(engine, c), c->window, c->recent_pct, c->bias_pct, c->smooth_pct,
+                     c->pool, c->per_layer, c->frames);
     XXH128_hash_t h = XXH3_128bits(text, (size_t)n);
     snprintf(hex, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
 }
@@ -150,6 +203,27 @@ static int make_levels(ic_session *s, ic_error *e)
     return IC_OK;
 }
 
+static int make_scores(ic_session *s, ic_error *e)
+{
+    const ic_text_config *t = &s->engine->config.text;
+    int64_t rows = s->config.window, cols = (int64_t)t->heads * t->head_dim;
+    int rc =
+        ic_slab_keep_scores(s->slab, s->policy->score, (float)s->config.smooth_pct / 100.0f, e);
+    if (rc || s->policy->score != IC_SCORE_WINDOW)
+        return rc;
+    s->window_data = ic_device_alloc(s->engine->device, window_bytes(s->engine, &s->config));
+    if (!s->window_data)
+        return ic_error_set(e, IC_ENOMEM, "no memory for the queries of a window of %d", (int)rows);
+    s->window = ic_calloc((size_t)t->layers, sizeof *s->window);
+    for (int i = 0; i < t->layers; i++)
+        s->window[i] = (ic_mat){.data = (float *)s->window_data + i * rows * cols,
+                                .dtype = IC_F32,
+                                .rows = rows,
+                                .cols = cols,
+                                .stride = cols};
+    return IC_OK;
+}
+
 int ic_session_new(ic_session **out, ic_engine *engine, const ic_session_config *config,
                    ic_error *e)
 {
@@ -161,6 +235,7 @@ int ic_session_new(ic_session **out, ic_engine *engine, const ic_session_config 
     s->engine = engine;
     s->config = *config;
     s->config.group_tokens_max = group_tokens(engine, config);
+    ic_policy_settle(&s->config);
     s->policy = ic_policy_find(config->policy);
     s->grammar = ic_grammar_state_new(engine->grammar);
     s->seen = ic_alloc(seen_bytes(engine));
@@ -169,6 +244,8 @@ int ic_session_new(ic_session **out, ic_engine *engine, const ic_session_config 
     rc = ic_slab_new(&s->slab, engine->device, &desc, e);
     if (!rc)
         rc = make_levels(s, e);
+    if (!rc)
+        rc = make_scores(s, e);
     if (rc)
         ic_session_destroy(&s);
     *out = s;
@@ -208,6 +285,8 @@ void ic_session_destroy(ic_session **s_p)
     ic_grammar_state_destroy(&s->grammar);
     ic_slab_destroy(&s->slab);
     ic_device_free(s->engine->device, s->level_data);
+    ic_device_free(s->engine->device, s->window_data);
+    ic_free(s->window);
     ic_free(s->answer.forced);
     ic_free(s->seen);
     ic_free(s);

@@ -13,7 +13,7 @@
 #include "kernels/ic_slab.h"
 
 typedef struct ic_session_config {
-    char policy[24];            /* "full", "streaming" */
+    char policy[24];            /* a name that ic_policy_names lists */
     int cache_tokens;           /* budget between chunks */
     int chunk_max;              /* rows of one chunk at most */
     int slack;                  /* rows that an answer may add before it evicts */
@@ -23,6 +23,14 @@ typedef struct ic_session_config {
     uint64_t pending_bytes_max; /* frames that wait; IC_EAGAIN beyond */
     int group_tokens_max; /* of one frame group or image: room for its embeddings is kept; 0: as the
                              default */
+    /* Settings of policies; 0 leaves a setting to the policy (docs/policies.md). Ours, all. */
+    int window;     /* last rows of a chunk whose attention scores the others: L; 0: 32 */
+    int recent_pct; /* of the budget, for the newest rows (recent-frames: for text) */
+    int bias_pct;   /* lambda of the age bias in hundredths; -1: none */
+    int smooth_pct; /* of the old score in a row's new one; 0: none */
+    int pool;       /* scores are means over so many neighbours; odd; 1: none */
+    int per_layer;  /* 1: all kv heads of a layer keep the same rows; 0: each its own */
+    int frames;     /* groups that recent-frames keeps; 0: 4 */
 } ic_session_config;
 
 /* Sensible values for this model: budget cache_tokens (0: a default within the trained length). */
@@ -99,7 +107,7 @@ ic_slab *ic_session_slab(ic_session *s);       /* Borrows; tests and bench */
  * saved too if small, else IC_EBUSY: see pending_groups) is written whole; cache rows only once.
  * The bytes carry a version. A session in mid-answer may be saved: between steps everything is
  * consistent. */
-enum { IC_SESSION_STATE_VERSION = 1 };
+enum { IC_SESSION_STATE_VERSION = 2 };
 IC_MUST_CHECK int ic_session_save_state(const ic_session *s, ic_buf *out, ic_error *e);
 /* As ic_slab_save_rows: pieces of at most about max_bytes; *cursor starts at 0. */
 IC_MUST_CHECK int ic_session_save_rows(const ic_session *s, bool all, uint64_t *cursor,

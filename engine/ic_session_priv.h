@@ -72,6 +72,9 @@ struct ic_session {
     bool encoded; /* its group's rows are in level */
     void *level_data;
     ic_mat level[IC_EMBED_LEVELS]; /* [group_tokens_max, hidden] each */
+    void *window_data;
+    ic_mat *window; /* [layers], each [config.window, heads * head_dim]: queries of the retrieval
+                       window as far as it has come; NULL: the policy has none */
     ic_answer answer;
     bool loading; /* between load_state and load_finish */
 };
@@ -94,6 +97,10 @@ typedef struct ic_work { /* what a slice does in this step; zero: nothing */
 void ic_chunk_plan(ic_session *s, int max_rows, ic_work *work, ic_slice *slice);
 /* Row number i of the work as the cache is to know it, and its token. */
 void ic_chunk_row(const ic_session *s, const ic_work *work, int i, ic_row *row, int32_t *id);
+/* Which of the work's rows belong to the retrieval window of their chunk. */
+void ic_chunk_window(const ic_session *s, const ic_work *work, ic_model_slice *slice);
+/* Rows of the window that earlier slices have left in s->window. */
+int ic_chunk_window_held(const ic_session *s);
 /* The work's rows are in the cache: counts them and lets the policy evict at a chunk's end. */
 int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e);
 /* The work's rows found no slots: drops the input that is going in, and the answer. */

@@ -3,18 +3,20 @@
  *
  * state:   "ICSS" version | config | counters | blob seen (bitmap of the vocabulary) | blob grammar
  *          | answer | u8 has_half, input | u32 count, inputs that wait | u8 open, input going in,
- *          u32 rows, u32 at, rows | blob slot tables
+ *          u32 rows, u32 at, rows | blob slot tables | scores | window
  * config:  blob policy | u32 cache_tokens, chunk_max, slack, sinks, pinned_max, kv_dtype,
- *          group_tokens_max, vocab
- * counters: u64 tokens, evicted_tokens, evicted_groups, frames, groups, turn | u32 prompt_tokens,
- *          cached_tokens, pinned | u8 turn_open
- * answer:  u8 phase | sampling | u8 cancelled, told | u32 last, entered, tokens, count | forced u32
- * sampling: f32 temperature | u32 top_k | f32 top_p, repetition_penalty | u64 seed | u32 max_tokens
- * input:   u8 kind, cancelled, told | u32 tokens_w, tokens_h | sampling | u8 has_text, blob text |
- *          u8 frames (0, 1, 2; 3: one frame twice), each: frame
- * frame:   u32 width, height | u64 pts_us, ordinal | RGB
- * row:     u32 id | u8 kind, pinned | u32 group, patch
+ *          group_tokens_max, window, recent_pct, bias_pct, smooth_pct, pool, per_layer, frames,
+ * vocab counters: u64 tokens, evicted_tokens, evicted_groups, frames, groups, turn | u32
+ * prompt_tokens, cached_tokens, pinned | u8 turn_open answer:  u8 phase | sampling | u8 cancelled,
+ * told | u32 last, entered, tokens, count | forced u32 sampling: f32 temperature | u32 top_k | f32
+ * top_p, repetition_penalty | u64 seed | u32 max_tokens input:   u8 kind, cancelled, told | u32
+ * tokens_w, tokens_h | sampling | u8 has_text, blob text | u8 frames (0, 1, 2; 3: one frame twice),
+ * each: frame frame:   u32 width, height | u64 pts_us, ordinal | RGB row:     u32 id | u8 kind,
+ * pinned | u32 group, patch scores:  of a policy that keeps them: f32 per row of the slot tables,
+ * head by head window:  of a policy that has one: u32 queries of it that have come, then per layer
+ * so many times heads * head_dim f32
  */
+#include <math.h>
 #include <string.h>
 
 #include "base/ic_mem.h"
@@ -87,8 +89,20 @@ static void save_counters(const ic_session *s, ic_buf *b)
 static void save_config(const ic_session *s, ic_buf *b)
 {
     const ic_session_config *c = &s->config;
-    const int numbers[] = {c->cache_tokens, c->chunk_max,     c->slack,           c->sinks,
-                           c->pinned_max,   (int)c->kv_dtype, c->group_tokens_max};
+    const int numbers[] = {c->cache_tokens,
+                           c->chunk_max,
+                           c->slack,
+                           c->sinks,
+                           c->pinned_max,
+                           (int)c->kv_dtype,
+                           c->group_tokens_max,
+                           c->window,
+                           c->recent_pct,
+                           c->bias_pct,
+                           c->smooth_pct,
+                           c->pool,
+                           c->per_layer,
+                           c->frames};
     ic_buf_blob(b, c->policy, (uint32_t)strlen(c->policy));
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         ic_buf_u32(b, (uint32_t)numbers[i]);
@@ -127,6 +141,23 @@ static void save_current(const ic_session *s, ic_buf *b)
     }
 }
 
+static void save_window(const ic_session *s, ic_buf *b)
+{
+    if (!s->window)
+        return;
+    int held = ic_chunk_window_held(s);
+    size_t bytes = (size_t)held * (size_t)s->window[0].cols * sizeof(float);
+    ic_buf_u32(b, (uint32_t)held);
+    for (int i = 0; held && i < s->engine->config.text.layers; i++) {
+        if (ic_buf_reserve(b, bytes))
+            return;
+        int rc = ic_device_download(s->engine->device, b->data + b->size, s->window[i].data, bytes);
+        if (rc)
+            b->status = rc;
+        b->size += bytes;
+    }
+}
+
 static uint64_t frame_bytes(const ic_session *s)
 {
     uint64_t bytes = ic_input_bytes(&s->half) + ic_input_bytes(&s->current);
@@ -161,6 +192,8 @@ int ic_session_save_state(const ic_session *s, ic_buf *out, ic_error *e)
         save_input(&s->queue[i], out);
     save_current(s, out);
     ic_buf_blob(out, tables.data, (uint32_t)tables.size);
+    ic_slab_save_scores(s->slab, out);
+    save_window(s, out);
     ic_buf_fini(&grammar);
     ic_buf_fini(&tables);
     rc = rc ? rc : out->status;
@@ -311,8 +344,20 @@ static int load_input(const ic_session *s, reader *r, ic_input *in)
 static int load_config(const ic_session *s, reader *r)
 {
     const ic_session_config *c = &s->config;
-    const int numbers[] = {c->cache_tokens, c->chunk_max,     c->slack,           c->sinks,
-                           c->pinned_max,   (int)c->kv_dtype, c->group_tokens_max};
+    const int numbers[] = {c->cache_tokens,
+                           c->chunk_max,
+                           c->slack,
+                           c->sinks,
+                           c->pinned_max,
+                           (int)c->kv_dtype,
+                           c->group_tokens_max,
+                           c->window,
+                           c->recent_pct,
+                           c->bias_pct,
+                           c->smooth_pct,
+                           c->pool,
+                           c->per_layer,
+                           c->frames};
     uint32_t bytes = 0;
     const char *policy = ic_cursor_blob(&r->c, &bytes);
     bool same = policy && bytes == strlen(c->policy) && memcmp(policy, c->policy, bytes) == 0;
@@ -531,9 +576,49 @@ static int load_tables(ic_session *s, reader *r)
     ic_cursor c;
     ic_cursor_init(&c, tables, bytes);
     int rc = ic_slab_load_tables(s->slab, &c, r->e);
-    if (!rc && (ic_cursor_left(&c) || ic_cursor_left(&r->c)))
-        rc = garbled(r, "bytes behind its end");
+    if (!rc && ic_cursor_left(&c))
+        rc = garbled(r, "bytes behind its tables");
     return rc ? rc : check_tables(s, r);
+}
+
+static int load_window(ic_session *s, reader *r)
+{
+    if (!s->window)
+        return IC_OK;
+    int held = ic_chunk_window_held(s);
+    size_t count = (size_t)held * (size_t)s->window[0].cols;
+    bool ok = take_int(r, held, held) == held && !r->c.status;
+    const ic_slab_desc *d = ic_slab_desc_of(s->slab);
+    for (int head = 0; head < d->layers * d->kv_heads; head++)
+        ok &= ic_slab_count(s->slab, head / d->kv_heads, head % d->kv_heads) >= held;
+    if (!ok)
+        return garbled(r, "the length of its window");
+    for (int i = 0; held && i < s->engine->config.text.layers; i++) {
+        const void *queries = ic_cursor_bytes(&r->c, count * sizeof(float));
+        if (r->c.status || !queries)
+            return garbled(r, "its window");
+        for (size_t n = 0; n < count; n++) {
+            float q;
+            memcpy(&q, (const char *)queries + n * sizeof q, sizeof q);
+            if (!isfinite(q))
+                return garbled(r, "a query of its window");
+        }
+        int rc =
+            ic_device_upload(s->engine->device, s->window[i].data, queries, count * sizeof(float));
+        if (rc)
+            return ic_error_set(r->e, rc, "the device refused the queries of a window");
+    }
+    return IC_OK;
+}
+
+static int load_scores(ic_session *s, reader *r)
+{
+    int rc = ic_slab_load_scores(s->slab, &r->c, r->e);
+    if (!rc)
+        rc = load_window(s, r);
+    if (!rc && ic_cursor_left(&r->c))
+        rc = garbled(r, "bytes behind its end");
+    return rc;
 }
 
 int ic_session_load_state(ic_session *s, const void *state, size_t bytes, ic_error *e)
@@ -562,7 +647,9 @@ int ic_session_load_state(ic_session *s, const void *state, size_t bytes, ic_err
         rc = load_current(s, &r);
     if (!rc)
         rc = check_phase(s, &r);
-    return rc ? rc : load_tables(s, &r);
+    if (!rc)
+        rc = load_tables(s, &r);
+    return rc ? rc : load_scores(s, &r);
 }
 
 int ic_session_load_rows(ic_session *s, const void *piece, size_t bytes, ic_error *e)

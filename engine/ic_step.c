@@ -141,7 +141,9 @@ static void note_member(pass *p, job *j)
     if (j->work.decode) {
         step->decode[p->decode_count++] = s->slab;
     } else {
-        step->prefill[p->prefill_count++] = (ic_model_slice){.slab = s->slab, .rows = j->work.rows};
+        ic_model_slice *slice = &step->prefill[p->prefill_count++];
+        *slice = (ic_model_slice){.slab = s->slab, .rows = j->work.rows};
+        ic_chunk_window(s, &j->work, slice);
         note_visual(p, j);
     }
     j->wanted = -1;

@@ -1,0 +1,36 @@
+/* h2o: half of the budget for the newest rows, half for the rows that have drawn most attention
+ * since they came, summed and not normalised; after every decoded token one row leaves. Source: H2O
+ * (Zhang et al. 2023, arXiv:2306.14048), algorithm 1, with the usual equal shares. Differences:
+ * positions are those inside the cache; a prompt goes in by chunks, each of which evicts at its
+ * end; what is pinned stays. */
+#include "engine/ic_policy.h"
+
+static void build_plan(const ic_session_config *c, ic_plan *plan)
+{
+    *plan = (ic_plan){.budget = c->cache_tokens,
+                      .recent = ic_policy_recent(c),
+                      .scored = true,
+                      .per_layer = c->per_layer};
+}
+
+static bool chunk_end(const ic_session_config *c, int used, ic_plan *plan)
+{
+    build_plan(c, plan);
+    return used > c->cache_tokens;
+}
+
+static int answer_row(const ic_session_config *c, int used, bool *evict, ic_plan *plan, ic_error *e)
+{
+    (void)e;
+    build_plan(c, plan);
+    *evict = used > c->cache_tokens;
+    return IC_OK;
+}
+
+const ic_policy ic_policy_h2o = {.name = "h2o",
+                                 .score = IC_SCORE_SUM,
+                                 .recent_pct = 50,
+                                 .pool = 1,
+                                 .admit = ic_policy_admit,
+                                 .chunk_end = chunk_end,
+                                 .answer_row = answer_row};

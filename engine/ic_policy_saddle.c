@@ -1,0 +1,46 @@
+/* saddle: pinned rows, sinks, the newest l rows, and the r rows to which the newest queries paid
+ * most attention. Source: Inf-MLLM (Ning et al. 2024, arXiv:2409.09086), figure 3 and abstract:
+ * when a chunk has come, its last L queries form a retrieval window; columns of their softmax
+ * attention are summed and averaged; rows of the chunk itself may leave too; between chunks
+ * decoding only appends.
+ *
+ * Ours, since the paper's body could not be had: the values of L, l, lambda and the sinks; the mean
+ * over those rows of the window that see a column, and over the query heads that share a kv head;
+ * selection per kv head; the bias S + lambda * mean(S) * rank / (n - 1), rank by age. Rows that
+ * came since the last window (an answer) count as recent; when an answer uses up its slack, the
+ * lowest scores of the last chunk leave first, then the oldest rows. */
+#include "engine/ic_policy.h"
+
+static void build_plan(const ic_session_config *c, ic_plan *plan)
+{
+    *plan = (ic_plan){.budget = c->cache_tokens,
+                      .sinks = c->sinks,
+                      .recent = ic_policy_recent(c),
+                      .scored = true,
+                      .bias = c->bias_pct > 0 ? (float)c->bias_pct / 100.0f : 0.0f,
+                      .pool = c->pool,
+                      .per_layer = c->per_layer};
+}
+
+static bool chunk_end(const ic_session_config *c, int used, ic_plan *plan)
+{
+    build_plan(c, plan);
+    return used > c->cache_tokens;
+}
+
+static int answer_row(const ic_session_config *c, int used, bool *evict, ic_plan *plan, ic_error *e)
+{
+    (void)e;
+    build_plan(c, plan);
+    *evict = ic_policy_slack_is_gone(c, used);
+    return IC_OK;
+}
+
+const ic_policy ic_policy_saddle = {.name = "saddle",
+                                    .score = IC_SCORE_WINDOW,
+                                    .recent_pct = 50,
+                                    .bias_pct = 50,
+                                    .pool = 1,
+                                    .admit = ic_policy_admit,
+                                    .chunk_end = chunk_end,
+                                    .answer_row = answer_row};
