@@ -1,5 +1,5 @@
 /* Attention: blocks of keys under an online softmax (Milakov & Gimelshein 2018; Dao et al. 2022),
- * the same loop for a prefill slice, a decode row and the patches of a frame.
+ * for a prefill slice, a decode row and the patches of a frame.
  *
  * A tile is some query rows times the heads that share a kv head. It walks over blocks of 64 keys
  * that are aligned to the order of the cache, so that what a row adds up, and in which order,
@@ -222,6 +222,33 @@ static void load_slab_block(const slab_job *j, tile *t, const ic_slab *s, int he
     t->vec->transpose(t->k, t->dim, BLOCK_KEYS, t->dim, t->kt, BLOCK_KEYS);
 }
 
+/* Decode: the block's keys are rotated in registers and used at once, for a tile of one row. */
+static void add_decode_block(const slab_job *j, tile *t, const ic_slab *s, int head, int first,
+                             int keys)
+{
+    const int32_t *order = ic_slab_order_of(s, head) + first;
+    const ic_pos *positions = ic_slab_positions_of(s, head) + first;
+    const void *k[BLOCK_KEYS], *v[BLOCK_KEYS];
+    const float *cosine[BLOCK_KEYS], *sine[BLOCK_KEYS];
+    for (int i = 0; i < keys; i++) {
+        k[i] = ic_slab_k_at(s, head, order[i]);
+        v[i] = ic_slab_v_at(s, head, order[i]);
+        angles_at(j->d, positions[i], t->kt + (int64_t)i * t->dim, &cosine[i], &sine[i]);
+    }
+    t->vec->decode_scores(s->desc.k_dtype, k, cosine, sine, keys, t->dim / 2, t->q, t->rows, t->s,
+                          BLOCK_KEYS);
+    for (int r = 0; r < t->rows; r++) {
+        float *weights = t->s + (int64_t)r * BLOCK_KEYS, *o = t->o + (int64_t)r * t->wide;
+        for (int i = keys; i < BLOCK_KEYS; i++)
+            weights[i] = -INFINITY;
+        float factor = t->vec->softmax(weights, BLOCK_KEYS, &t->max[r], &t->sum[r]);
+        if (factor != 1.0f)
+            t->vec->scale(factor, o, t->wide);
+    }
+    t->vec->decode_values(s->desc.v_dtype, v, keys, t->dim, t->s, BLOCK_KEYS, t->rows, t->o,
+                          t->wide);
+}
+
 static void load_query(const slab_job *j, tile *t, int kv, ic_pos position, int64_t row, int at)
 {
     int group = j->heads / j->kv_heads;
@@ -255,8 +282,12 @@ static void walk_blocks(const slab_job *j, tile *t, const ic_slab *s, int head, 
         int blind = at > place ? at - place : 0; /* rows that stand before this block */
         if (kept)
             t->s = ic_cpu_kept_block(kept, at / BLOCK_KEYS, blind * group);
-        load_slab_block(j, t, s, head, at, keys);
-        add_block(t, blind * group, keys, place + blind - at + 1, group);
+        if (j->one_each) {
+            add_decode_block(j, t, s, head, at, keys);
+        } else {
+            load_slab_block(j, t, s, head, at, keys);
+            add_block(t, blind * group, keys, place + blind - at + 1, group);
+        }
         if (kept)
             ic_cpu_kept_max(kept, at / BLOCK_KEYS, t->max);
     }

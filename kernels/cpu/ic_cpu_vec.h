@@ -62,6 +62,15 @@ typedef struct ic_cpu_vec {
                  int n);
     /* y = x with pairs (i, i + half) turned by the angles; the same x may be y. */
     void (*rotate)(const float *x, const float *cosine, const float *sine, int half, float *y);
+
+    /* Decode over a block of keys that lie anywhere. Scores: s[g * lds + j] = q_g . rotated k_j, q
+     * [group, 2 * half]; k, cosine, sine: [keys] pointers. Values: o[g, :] += sum over j of
+     * p[g * ldp + j] v_j, o [group, dim]. */
+    void (*decode_scores)(ic_dtype dtype, const void *const *k, const float *const *cosine,
+                          const float *const *sine, int keys, int half, const float *q, int group,
+                          float *s, int lds);
+    void (*decode_values)(ic_dtype dtype, const void *const *v, int keys, int dim, const float *p,
+                          int ldp, int group, float *o, int64_t ldo);
 } ic_cpu_vec;
 
 extern const ic_cpu_vec ic_cpu_vec_plain;

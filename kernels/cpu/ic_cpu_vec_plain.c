@@ -144,6 +144,32 @@ static void rotate(const float *x, const float *cosine, const float *sine, int h
     }
 }
 
+static void decode_scores(ic_dtype dtype, const void *const *k, const float *const *cosine,
+                          const float *const *sine, int keys, int half, const float *q, int group,
+                          float *s, int lds)
+{
+    for (int j = 0; j < keys; j++)
+        for (int g = 0; g < group; g++) {
+            const float *head = q + (int64_t)g * 2 * half;
+            float sum = 0;
+            for (int i = 0; i < half; i++) {
+                float a = ic_dtype_get(dtype, k[j], i), b = ic_dtype_get(dtype, k[j], i + half);
+                sum += head[i] * (a * cosine[j][i] - b * sine[j][i]);
+                sum += head[i + half] * (b * cosine[j][i] + a * sine[j][i]);
+            }
+            s[g * lds + j] = sum;
+        }
+}
+
+static void decode_values(ic_dtype dtype, const void *const *v, int keys, int dim, const float *p,
+                          int ldp, int group, float *o, int64_t ldo)
+{
+    for (int g = 0; g < group; g++)
+        for (int j = 0; j < keys; j++)
+            for (int i = 0; i < dim; i++)
+                o[g * ldo + i] += p[g * ldp + j] * ic_dtype_get(dtype, v[j], i);
+}
+
 const ic_cpu_vec ic_cpu_vec_plain = {
     .name = "plain",
     .widen = widen,
@@ -161,4 +187,6 @@ const ic_cpu_vec ic_cpu_vec_plain = {
     .softmax = softmax,
     .pick = pick,
     .rotate = rotate,
+    .decode_scores = decode_scores,
+    .decode_values = decode_values,
 };

@@ -369,6 +369,142 @@ TARGET static void pick(const float *t, const float *h, const float *w, const ui
         y[i] = axis[i] == 0 ? t[i] : axis[i] == 1 ? h[i] : w[i];
 }
 
+/* --- decode attention --- */
+
+enum { HEADS_AT_ONCE = 4, AHEAD = 4 }; /* AHEAD: keys, of prefetch */
+
+/* `heads` scores of one key: rotated in registers and used at once. */
+INLINE void score_key(ic_dtype dtype, const char *k, const float *cosine, const float *sine,
+                      int half, const float *q, float *s, int lds, const int heads)
+{
+    const int64_t size = dtype == IC_F32 ? 4 : 2;
+    V sum[HEADS_AT_ONCE];
+    UNROLL for (int g = 0; g < heads; g++) sum[g] = v_zero();
+    int i = 0;
+    for (; i + W <= half; i += W) {
+        V a = v_load_as(dtype, k + i * size), b = v_load_as(dtype, k + (i + half) * size);
+        V c = v_load(cosine + i), d = v_load(sine + i);
+        V x = v_fma(a, c, v_sub(v_zero(), v_mul(b, d))), y = v_fma(b, c, v_mul(a, d));
+        UNROLL for (int g = 0; g < heads; g++)
+        {
+            sum[g] = v_fma(x, v_load(q + g * 2 * half + i), sum[g]);
+            sum[g] = v_fma(y, v_load(q + g * 2 * half + half + i), sum[g]);
+        }
+    }
+    if (i < half) {
+        int part = half - i;
+        V a = v_load_part(dtype, k + i * size, part);
+        V b = v_load_part(dtype, k + (i + half) * size, part);
+        V c = v_load_part(IC_F32, cosine + i, part), d = v_load_part(IC_F32, sine + i, part);
+        V x = v_fma(a, c, v_sub(v_zero(), v_mul(b, d))), y = v_fma(b, c, v_mul(a, d));
+        UNROLL for (int g = 0; g < heads; g++)
+        {
+            sum[g] = v_fma(x, v_load_part(IC_F32, q + g * 2 * half + i, part), sum[g]);
+            sum[g] = v_fma(y, v_load_part(IC_F32, q + g * 2 * half + half + i, part), sum[g]);
+        }
+    }
+    UNROLL for (int g = 0; g < heads; g++) s[g * lds] = v_sum(sum[g]);
+}
+
+INLINE void scores_as(ic_dtype dtype, const void *const *k, const float *const *cosine,
+                      const float *const *sine, int keys, int half, const float *q, int group,
+                      float *s, int lds)
+{
+    for (int j = 0; j < keys; j++) {
+        int g = 0;
+        if (j + AHEAD < keys)
+            for (int at = 0; at < 2 * half * (dtype == IC_F32 ? 4 : 2); at += 64)
+                __builtin_prefetch((const char *)k[j + AHEAD] + at);
+        for (; g + 4 <= group; g += 4)
+            score_key(dtype, k[j], cosine[j], sine[j], half, q + (int64_t)g * 2 * half,
+                      s + g * lds + j, lds, 4);
+        for (; g + 2 <= group; g += 2)
+            score_key(dtype, k[j], cosine[j], sine[j], half, q + (int64_t)g * 2 * half,
+                      s + g * lds + j, lds, 2);
+        for (; g < group; g++)
+            score_key(dtype, k[j], cosine[j], sine[j], half, q + (int64_t)g * 2 * half,
+                      s + g * lds + j, lds, 1);
+    }
+}
+
+TARGET static void decode_scores(ic_dtype dtype, const void *const *k, const float *const *cosine,
+                                 const float *const *sine, int keys, int half, const float *q,
+                                 int group, float *s, int lds)
+{
+    if (dtype == IC_F32)
+        scores_as(IC_F32, k, cosine, sine, keys, half, q, group, s, lds);
+    else if (dtype == IC_BF16)
+        scores_as(IC_BF16, k, cosine, sine, keys, half, q, group, s, lds);
+    else
+        scores_as(IC_F16, k, cosine, sine, keys, half, q, group, s, lds);
+}
+
+/* `vectors` columns of `heads` sums; with part < W the one vector is an incomplete one. */
+INLINE void values_tile(ic_dtype dtype, const void *const *v, int keys, int column, const float *p,
+                        int ldp, float *o, int64_t ldo, int part, const int heads,
+                        const int vectors)
+{
+    const int64_t size = dtype == IC_F32 ? 4 : 2;
+    V sum[2][TILE_VECTORS];
+    UNROLL for (int g = 0; g < heads; g++)
+    {
+        UNROLL for (int c = 0; c < vectors; c++) sum[g][c] =
+            part < W ? v_load_part(IC_F32, o + g * ldo + c * W, part) : v_load(o + g * ldo + c * W);
+    }
+    for (int j = 0; j < keys; j++) {
+        const char *from = (const char *)v[j] + column * size;
+        V line[TILE_VECTORS];
+        UNROLL for (int c = 0; c < vectors; c++) line[c] =
+            part < W ? v_load_part(dtype, from, part) : v_load_as(dtype, from + c * W * size);
+        UNROLL for (int g = 0; g < heads; g++)
+        {
+            V weight = v_set(p[g * ldp + j]);
+            UNROLL for (int c = 0; c < vectors; c++) sum[g][c] = v_fma(weight, line[c], sum[g][c]);
+        }
+    }
+    UNROLL for (int g = 0; g < heads; g++)
+    {
+        UNROLL for (int c = 0; c < vectors; c++)
+        {
+            if (part < W)
+                v_store_part(o + g * ldo + c * W, sum[g][c], part);
+            else
+                v_store(o + g * ldo + c * W, sum[g][c]);
+        }
+    }
+}
+
+INLINE void values_heads(ic_dtype dtype, const void *const *v, int keys, int dim, const float *p,
+                         int ldp, float *o, int64_t ldo, const int heads)
+{
+    int c = 0;
+    for (; c + TILE_VECTORS * W <= dim; c += TILE_VECTORS * W)
+        values_tile(dtype, v, keys, c, p, ldp, o + c, ldo, W, heads, TILE_VECTORS);
+    for (; c < dim; c += W)
+        values_tile(dtype, v, keys, c, p, ldp, o + c, ldo, dim - c < W ? dim - c : W, heads, 1);
+}
+
+INLINE void values_as(ic_dtype dtype, const void *const *v, int keys, int dim, const float *p,
+                      int ldp, int group, float *o, int64_t ldo)
+{
+    int g = 0;
+    for (; g + 2 <= group; g += 2)
+        values_heads(dtype, v, keys, dim, p + g * ldp, ldp, o + g * ldo, ldo, 2);
+    for (; g < group; g++)
+        values_heads(dtype, v, keys, dim, p + g * ldp, ldp, o + g * ldo, ldo, 1);
+}
+
+TARGET static void decode_values(ic_dtype dtype, const void *const *v, int keys, int dim,
+                                 const float *p, int ldp, int group, float *o, int64_t ldo)
+{
+    if (dtype == IC_F32)
+        values_as(IC_F32, v, keys, dim, p, ldp, group, o, ldo);
+    else if (dtype == IC_BF16)
+        values_as(IC_BF16, v, keys, dim, p, ldp, group, o, ldo);
+    else
+        values_as(IC_F16, v, keys, dim, p, ldp, group, o, ldo);
+}
+
 /* --- transposing --- */
 
 TARGET static void transpose(const void *src, int64_t lds, int rows, int cols, void *dst,
@@ -389,4 +525,4 @@ TARGET static void transpose(const void *src, int64_t lds, int rows, int cols, v
     .widen = widen, .narrow = narrow, .gemm = gemm, .transpose = transpose, .gemv = gemv,          \
     .rmsnorm = rmsnorm, .layernorm = layernorm, .swiglu = swiglu, .gelu_tanh = gelu_tanh,          \
     .read = read_all, .add = add_to, .scale = scale_by, .softmax = softmax, .pick = pick,          \
-    .rotate = rotate
+    .rotate = rotate, .decode_scores = decode_scores, .decode_values = decode_values
