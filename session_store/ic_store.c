@@ -220,7 +220,7 @@ static int connect_file(ic_store *s, const ic_store_config *config, ic_error *e)
     if (rc == SQLITE_OK)
         rc = ic_store_add_functions(s);
     if (rc == SQLITE_OK)
-        rc = sqlite3_busy_timeout(s->db, config->busy_timeout_ms ? config->busy_timeout_ms : 5000);
+        rc = sqlite3_busy_timeout(s->db, s->busy_timeout_ms);
     if (rc != SQLITE_OK)
         return ic_store_fail(s, rc, e, "open it");
     if (sqlite3_db_readonly(s->db, "main") == 1)
@@ -300,6 +300,7 @@ int ic_store_open(ic_store **s_p, const ic_store_config *config, ic_error *e)
         return ic_error_set(e, IC_EINVAL, "store: no file was named");
     ic_store *s = ic_alloc(sizeof *s);
     s->lock_fd = -1;
+    s->busy_timeout_ms = config->busy_timeout_ms ? config->busy_timeout_ms : 5000;
     ic_buf_init(&s->result, 0);
     int rc = settle_path(s, config->path, e);
     if (!rc)

@@ -70,7 +70,8 @@ void ic_store_batch_rollback(ic_store *s);           /* fine without a batch */
 uint64_t ic_store_commits(const ic_store *s); /* commits that reached the disk, since opened */
 
 /* Bounded housekeeping (moves the log into the file, gives free pages back, at most about 8 MiB of
- * work). Call when idle; *more says whether another call has something to do. */
+ * work). Call when idle; *more says whether another call at once would get further: not while
+ * another program reads the database, a backup say. Never waits for one. */
 int ic_store_maintain(ic_store *s, bool *more, ic_error *e);
 /* Gives every free page back to the disk now: the file and its log shrink before it returns. */
 int ic_store_shrink(ic_store *s, ic_error *e);

@@ -28,6 +28,7 @@ struct ic_store {
     char *path;
     int lock_fd;                            /* holds "<path>.lock"; -1: not held */
     sqlite3_stmt *statements[IC_SQL_COUNT]; /* prepared at first use */
+    int busy_timeout_ms;
     bool in_batch;
     ic_error doomed; /* code != 0: the open batch can only be rolled back, for this reason */
     uint64_t commits;

@@ -91,9 +91,12 @@ static int vacuum(ic_store *s, int pages, ic_error *e)
     return rc == SQLITE_OK ? IC_OK : ic_store_fail(s, rc, e, "give free pages back");
 }
 
+/* Does not wait for another program that reads: appends would wait with it. */
 static int truncate_log(ic_store *s, ic_error *e)
 {
+    sqlite3_busy_timeout(s->db, 0);
     int rc = sqlite3_wal_checkpoint_v2(s->db, "main", SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    sqlite3_busy_timeout(s->db, s->busy_timeout_ms);
     if (rc != SQLITE_OK)
         return ic_store_fail(s, rc, e, "truncate the log");
     s->wal_pages = 0;
@@ -121,8 +124,11 @@ int ic_store_maintain(ic_store *s, bool *more, ic_error *e)
     int rc = ic_store_no_batch(s, "maintenance", e);
     if (rc)
         return rc;
-    if (s->wal_pages >= IC_STORE_WAL_SOON)
-        return ic_store_move_log(s, IC_STORE_WAL_SOON, e);
+    if (s->wal_pages >= IC_STORE_WAL_SOON) {
+        rc = ic_store_move_log(s, IC_STORE_WAL_SOON, e);
+        *more = s->wal_pages < IC_STORE_WAL_SOON;
+        return rc;
+    }
     rc = excess_pages(s, &excess, e);
     if (rc)
         return rc;
@@ -133,7 +139,7 @@ int ic_store_maintain(ic_store *s, bool *more, ic_error *e)
         s->shrink_wanted = false;
         rc = truncate_log(s, e);
     }
-    return rc;
+    return rc == IC_EBUSY ? IC_OK : rc; /* the log is cut another time */
 }
 
 int ic_store_shrink(ic_store *s, ic_error *e)

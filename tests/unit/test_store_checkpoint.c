@@ -531,6 +531,37 @@ static void test_deletion_frees_disk(void **state)
     }
 }
 
+/* Ensures that housekeeping neither waits nor spins while another program reads the database, and
+ * gets on when that has ended. */
+static void test_foreign_reader(void **state)
+{
+    (void)state;
+    ic_store *s = start();
+    sqlite3 *db = NULL;
+    bool more = false;
+    ic_store_segment g[4];
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    const char *begin = "BEGIN; SELECT count(*) FROM session";
+    assert_int_equal(sqlite3_exec(db, begin, NULL, NULL, NULL), SQLITE_OK);
+    for (int i = 0; i < 30; i++)
+        checkpoint(s, i, 4, 0, g);
+    assert_true(file_size("-wal") > 12 * MIB);
+    ic_assert_ok(ic_store_maintain(s, &more, &e), &e);
+    assert_false(more);
+    assert_int_equal(ic_store_shrink(s, &e), IC_EBUSY);
+    assert_int_equal(sqlite3_exec(db, "COMMIT", NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+    journal(s, 1);
+    more = true;
+    for (int i = 0; more; i++) {
+        assert_true(i < 50);
+        ic_assert_ok(ic_store_maintain(s, &more, &e), &e);
+    }
+    ic_assert_ok(ic_store_shrink(s, &e), &e);
+    assert_int_equal(file_size("-wal"), 0);
+    ic_store_close(&s);
+}
+
 static int count_media(void *arg, const ic_store_media *m)
 {
     *(int64_t *)arg = m->stored_bytes;
@@ -655,6 +686,7 @@ int main(void)
         cmocka_unit_test(test_replaced_and_deleted_meanwhile),
         cmocka_unit_test(test_log_stays_bounded),
         cmocka_unit_test(test_deletion_frees_disk),
+        cmocka_unit_test(test_foreign_reader),
         cmocka_unit_test(test_fork_shares),
         cmocka_unit_test(test_changed_session_is_refused),
         cmocka_unit_test(test_changed_media_pointer_is_refused),
