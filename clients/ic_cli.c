@@ -230,7 +230,9 @@ static int media_result(const ic_cli *cli, ic_error *e)
     const ic_cli_view *v = &cli->view;
     if (!v->code[0])
         return IC_OK;
-    return ic_error_set(e, IC_EFORMAT, "%s: %s", v->name, v->message);
+    bool is_named = !strncmp(v->message, v->name, strlen(v->name));
+    return ic_error_set(e, IC_EFORMAT, "%s%s%s", is_named ? "" : v->name, is_named ? "" : ": ",
+                        v->message);
 }
 
 /* The MEDIA message of a source as the command line writes it. */

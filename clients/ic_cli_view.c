@@ -390,13 +390,14 @@ static void print_date(int64_t us, char out[32])
 
 void ic_cli_view_sessions(const ic_wire_session_info_list *list, bool with_head)
 {
+    int width = list->count ? (int)strlen(list->items[0].session) : 2; /* all are alike */
     if (with_head)
-        printf("%-16s %-10s %5s  %-16s  %s\n", "ID", "STATE", "TURNS", "LAST USED", "TITLE");
+        printf("%-*s  %-10s %5s  %-16s  %s\n", width, "ID", "STATE", "TURNS", "LAST USED", "TITLE");
     for (uint32_t i = 0; i < list->count; i++) {
         const ic_wire_session_info *info = &list->items[i];
         char date[32];
         print_date(ic_wire_get(info, session_info, updated_us, 0), date);
-        printf("%-16s %-10s %5llu  %-16s  ", info->session,
+        printf("%-*s  %-10s %5llu  %-16s  ", width, info->session,
                ic_wire_word("state", ic_wire_get(info, session_info, state, -1)),
                (unsigned long long)ic_wire_get(info, session_info, turns, 0), date);
         print_clean(ic_wire_get(info, session_info, title, ""));
