@@ -230,10 +230,13 @@ static void add_decode_block(const slab_job *j, tile *t, const ic_slab *s, int h
     const ic_pos *positions = ic_slab_positions_of(s, head) + first;
     const void *k[BLOCK_KEYS], *v[BLOCK_KEYS];
     const float *cosine[BLOCK_KEYS], *sine[BLOCK_KEYS];
+    size_t v_bytes = (size_t)t->dim * ic_dtype_size(s->desc.v_dtype);
     for (int i = 0; i < keys; i++) {
         k[i] = ic_slab_k_at(s, head, order[i]);
         v[i] = ic_slab_v_at(s, head, order[i]);
         angles_at(j->d, positions[i], t->kt + (int64_t)i * t->dim, &cosine[i], &sine[i]);
+        for (size_t at = 0; at < v_bytes; at += 64) /* under way while the keys are scored */
+            __builtin_prefetch((const char *)v[i] + at, 0, 2);
     }
     t->vec->decode_scores(s->desc.k_dtype, k, cosine, sine, keys, t->dim / 2, t->q, t->rows, t->s,
                           BLOCK_KEYS);
