@@ -227,7 +227,16 @@ static void keep_text(eviction *v, int rows)
     }
 }
 
-/* Groups are numbered as they come, so the last ones seen are the newest. */
+static int open_patches(const eviction *v, int group)
+{
+    int patches = 0;
+    for (int i = 0; i < v->count; i++)
+        patches += v->group_of[i] == group && row_at(v, i)->kind == IC_ROW_VISION && !v->keep[i];
+    return patches;
+}
+
+/* Groups are numbered as they come, so the last ones seen are the newest. Each is kept whole, or
+ * not at all beyond what the sinks have of it. */
 static void keep_frames(eviction *v, int frames)
 {
     for (int g = v->group_count - 1; g >= 0 && frames > 0; g--) {
@@ -235,7 +244,8 @@ static void keep_frames(eviction *v, int frames)
         if (group->patches == 0)
             continue;
         frames--;
-        if (group->alive || v->kept + group->patches + group->markers > v->plan->budget)
+        int cost = open_patches(v, g) + (group->alive ? 0 : group->markers);
+        if (v->kept + cost > v->plan->budget)
             continue;
         for (int i = 0; i < v->count; i++)
             if (v->group_of[i] == g && row_at(v, i)->kind == IC_ROW_VISION && !v->keep[i])
