@@ -48,7 +48,8 @@ int ic_slab_load_scores(ic_slab *s, ic_cursor *in, ic_error *e)
         for (int i = 0; i < s->counts[head]; i++) {
             float score = ic_cursor_f32(in);
             bool none = s->score_kind == IC_SCORE_WINDOW && score == -1.0f;
-            if (in->status || !isfinite(score) || (score < 0 && !none) || signbit(score) != none)
+            if (in->status || !isfinite(score) || (score < 0 && !none)
+                || (signbit(score) != 0) != none)
                 return ic_error_set(e, IC_EFORMAT, "scores of head %d in the checkpoint: %s", head,
                                     in->status ? "cut off" : "no attention gives such a number");
             ic_slab_scores_of(s, head)[ic_slab_order_of(s, head)[i]] = score;
