@@ -122,9 +122,7 @@ ic_mail_send *ic_mail_send_new(uint64_t peer, ic_wire_verb verb)
 
 static void discard_rm_ready(ic_mail *mail)
 {
-    ic_mail *request = &((ic_mail_rm_ready *)mail)->request->head;
-    if (((ic_mail_rm_ready *)mail)->request)
-        ic_mail_discard(&request);
+    ic_mail_discard((ic_mail **)&((ic_mail_rm_ready *)mail)->request);
     ic_free(mail);
 }
 

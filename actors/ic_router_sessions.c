@@ -23,6 +23,10 @@ router_entry *router_find(const router *r, const char *session)
 
 router_entry *router_start(router *r, const char *session, bool wake, ic_error *e)
 {
+    if (r->draining) {
+        ic_error_set(e, IC_EBUSY, "the server is stopping");
+        return NULL;
+    }
     if (r->entry_count >= r->args->max_active) {
         ic_error_set(e, IC_EBUSY, "%d sessions are in use (session.max_active): try later",
                      r->entry_count);

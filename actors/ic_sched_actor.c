@@ -69,6 +69,9 @@ static int open_engine(sched *s, ic_error *e)
     a->opened = s->engine;
     ic_session_config_default(s->engine, a->cache_tokens, &a->session);
     snprintf(a->session.policy, sizeof a->session.policy, "%s", a->policy);
+    rc = ic_session_config_check(s->engine, &a->session, e);
+    if (rc)
+        return rc;
     a->session_bytes = ic_session_memory(s->engine, &a->session);
     a->max_resident = fit_memory(a);
     const ic_engine_info *info = ic_engine_info_of(s->engine);
@@ -505,8 +508,11 @@ void ic_sched_actor_run(ic_actor_self *self)
     int rc = open_engine(&s, &e);
     e.code = rc;
     ic_actor_ready(self, &e);
-    if (rc)
+    if (rc) {
+        if (s.engine)
+            ic_engine_close(&s.engine);
         return;
+    }
     run(&s);
     drain(&s);
     while (s.seats)

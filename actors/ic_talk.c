@@ -1025,10 +1025,10 @@ static void want_end(talk *t)
     int64_t now = ic_clock_mono_us();
     if (!t->draining && t->phase != TALK_GONE && now - t->spoken_us < LINGER_US)
         return;
-    t->spoken_us = now; /* asked again after a while, if something came in between */
-    if (t->end_wanted && t->draining)
-        return;
+    if (t->end_wanted && t->end_asked == t->mails)
+        return; /* the router knows; if it did not end this, mail is on its way */
     t->end_wanted = true;
+    t->end_asked = t->mails;
     send_plain(t, IC_MAIL_WANT_END, t->mails);
 }
 

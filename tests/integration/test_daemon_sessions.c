@@ -120,10 +120,10 @@ static void sessions_do_not_disturb_each_other(void **state)
     talker *a = connect_talker(&d), *b = connect_talker(&d), *c = connect_talker(&d);
     char quiet[64], one[64], two[64];
     new_session(a, quiet);
-    answer expected = ask(a, quiet, "Go on and on.", TOKENS);
+    answer expected = ask(a, quiet, "Count to a million.", TOKENS);
     new_session(a, one);
     new_session(b, two);
-    uint64_t turn_one = begin_ask(a, one, "Go on and on.", TOKENS);
+    uint64_t turn_one = begin_ask(a, one, "Count to a million.", TOKENS);
     uint64_t turn_two = begin_ask(b, two, "Something else.", 90000);
     attach(c, one, 1, 0);
     ic_wire_msg m;
@@ -161,7 +161,7 @@ static void a_busy_session_refuses_or_queues(void **state)
     talker *t = connect_talker(&d);
     char id[64];
     new_session(t, id);
-    uint64_t first = begin_ask(t, id, "Go on and on.", 90000);
+    uint64_t first = begin_ask(t, id, "Count to a million.", 90000);
     ic_wire_msg m = ask_msg(id, "Me too?", 5), reply;
     must_fail(t, &m, "BUSY");
     m = ask_msg(id, "Me next?", 5);
@@ -268,7 +268,7 @@ static void a_client_vanishes(void **state)
     new_session(t, kept);
     new_session(t, cut);
     uint64_t kept_turn = begin_ask(t, kept, "Stay.", 2000);
-    ic_wire_msg m = ask_msg(cut, "Go.", 900000), reply;
+    ic_wire_msg m = ask_msg(cut, "Something else.", 900000), reply;
     ic_wire_put(&m.ask, ask, on_vanish, IC_WIRE_ON_VANISH_CANCEL);
     must(t, &m, &reply);
     uint64_t cut_turn = reply.ok.turn;
@@ -369,7 +369,7 @@ static void deleting_is_final(void **state)
     talker *t = connect_talker(&d);
     char id[64];
     new_session(t, id);
-    begin_ask(t, id, "Go on and on.", 90000);
+    begin_ask(t, id, "Count to a million.", 90000);
     ic_wire_msg m, reply;
     ic_wire_msg_init(&m, IC_WIRE_RM);
     ic_wire_put(&m.rm, rm, session, id);
