@@ -1,21 +1,26 @@
 /* A session as bytes. Little-endian; the cache's rows go apart (ic_slab_save_rows), everything else
- * is here. On load nothing is believed: every number is checked before it is used.
- *
- * state:   "ICSS" version | config | counters | blob seen (bitmap of the vocabulary) | blob grammar
- *          | answer | u8 has_half, input | u32 count, inputs that wait | u8 open, input going in,
- *          u32 rows, u32 at, rows | blob slot tables | scores | window
- * config:  blob policy | u32 cache_tokens, chunk_max, slack, sinks, pinned_max, kv_dtype,
- *          group_tokens_max, window, recent_pct, bias_pct, smooth_pct, pool, per_layer, frames,
- * vocab counters: u64 tokens, evicted_tokens, evicted_groups, frames, groups, turn | u32
- * prompt_tokens, cached_tokens, pinned | u8 turn_open answer:  u8 phase | sampling | u8 cancelled,
- * told | u32 last, entered, tokens, count | forced u32 sampling: f32 temperature | u32 top_k | f32
- * top_p, repetition_penalty | u64 seed | u32 max_tokens input:   u8 kind, cancelled, told | u32
- * tokens_w, tokens_h | sampling | u8 has_text, blob text | u8 frames (0, 1, 2; 3: one frame twice),
- * each: frame frame:   u32 width, height | u64 pts_us, ordinal | RGB row:     u32 id | u8 kind,
- * pinned | u32 group, patch scores:  of a policy that keeps them: f32 per row of the slot tables,
- * head by head window:  of a policy that has one: u32 queries of it that have come, then per layer
- * so many times heads * head_dim f32
- */
+ * is here. On load nothing is believed: every number is checked before it is used. */
+/* clang-format off */
+/* state:    "ICSS" version | config | counters | blob seen (bitmap of the vocabulary) |
+ *           blob grammar | answer | u8 has_half, input | u32 count, inputs that wait |
+ *           u8 open, input going in, u32 rows, u32 at, rows | blob slot tables | scores | window
+ * config:   blob policy | u32 cache_tokens, chunk_max, slack, sinks, pinned_max, kv_dtype,
+ *           group_tokens_max, window, recent_pct, bias_pct, smooth_pct, pool, per_layer, frames,
+ *           vocab
+ * counters: u64 tokens, evicted_tokens, evicted_groups, frames, groups, turn |
+ *           u32 prompt_tokens, cached_tokens, pinned | u8 turn_open
+ * answer:   u8 phase | sampling | u8 cancelled, told | u32 last, entered, tokens, count |
+ *           forced u32
+ * sampling: f32 temperature | u32 top_k | f32 top_p, repetition_penalty | u64 seed |
+ *           u32 max_tokens
+ * input:    u8 kind, cancelled, told | u32 tokens_w, tokens_h | sampling | u8 has_text, blob text |
+ *           u8 frames (0, 1, 2; 3: one frame twice), each: frame
+ * frame:    u32 width, height | u64 pts_us, ordinal | RGB
+ * row:      u32 id | u8 kind, pinned | u32 group, patch
+ * scores:   of a policy that keeps them: f32 per row of the slot tables, head by head
+ * window:   of a policy that has one: u32 queries of it that have come, then per layer so many
+ *           times heads * head_dim f32 */
+/* clang-format on */
 #include <math.h>
 #include <string.h>
 

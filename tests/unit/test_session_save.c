@@ -1,4 +1,5 @@
 /* Sessions as bytes: saved anywhere, loaded elsewhere, they go on as if nothing had been. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -324,12 +325,105 @@ static void test_damage(void **state)
     ic_engine_close(&engine);
 }
 
-int main(void)
+/* --- seeds of the fuzz target -------------------------------------------------------------------
+ */
+
+static const char *const seed_policies[] = {"streaming", "saddle"};
+static const char *const seed_names[] = {"empty", "queued", "asked",  "step1",
+                                         "step4", "step8",  "step20", "cancelled"};
+enum { SEED_BUDGET = 64 };
+
+/* A session of the smallest model at the moment of that name. */
+static ic_session *seed_session(ic_engine *engine, const char *policy, const char *name)
 {
+    ic_error e = {0};
+    ic_grid small = {.width = 16, .height = 8, .tokens_w = 2, .tokens_h = 1};
+    ic_session *s = ic_test_session(engine, policy, SEED_BUDGET);
+    ic_sampling greedy = ic_test_greedy(30);
+    const int32_t said[2] = {40, 41};
+    if (strcmp(name, "empty") == 0)
+        return s;
+    ic_assert_ok(ic_session_system(s, "Hi.", &e), &e);
+    for (int i = 0; i < 3; i++) {
+        ic_frame *f = ic_test_frame(&small, i, i * 500000);
+        ic_assert_ok(ic_session_frame(s, &f, &small, &e), &e);
+    }
+    if (strcmp(name, "queued") == 0)
+        return s;
+    ic_assert_ok(ic_session_ask(s, "What do you see in these frames?", &greedy, &e), &e);
+    ic_assert_ok(ic_session_force(s, said, 2, &e), &e);
+    int steps = strncmp(name, "step", 4) == 0 ? atoi(name + 4) : 0;
+    for (int i = 0; i < steps; i++) {
+        ic_slice slice = {.session = s, .max_rows = 3};
+        ic_assert_ok(ic_engine_step(engine, &slice, 1, &e), &e);
+    }
+    if (strcmp(name, "cancelled") == 0)
+        ic_session_cancel(s);
+    return s;
+}
+
+static char *seed_path(const char *dir, size_t policy, size_t name)
+{
+    return ic_strf("%s/%s_%s", dir, seed_policies[policy], seed_names[name]);
+}
+
+/* Every seed in the fuzz target's corpus is a state that this build reads: seeds of another version
+ * would fuzz nothing. "test_session_save tests/fuzz/corpus/session_state" writes them anew. */
+static void test_fuzz_seeds(void **state)
+{
+    (void)state;
+    ic_engine *engine = ic_test_engine("gqa2_text_f32", NULL, 1);
+    char *dir = ic_strf("%s/tests/fuzz/corpus/session_state", IC_SOURCE_DIR);
+    for (size_t p = 0; p < sizeof seed_policies / sizeof *seed_policies; p++) {
+        for (size_t n = 0; n < sizeof seed_names / sizeof *seed_names; n++) {
+            ic_error e = {0};
+            size_t bytes = 0;
+            char *path = seed_path(dir, p, n), *data = ic_test_read_file(path, &bytes);
+            assert_non_null(data);
+            ic_session *s = ic_test_session(engine, seed_policies[p], SEED_BUDGET);
+            ic_assert_ok(ic_session_load_state(s, data, bytes, &e), &e);
+            ic_session_destroy(&s);
+            ic_free(data);
+            ic_free(path);
+        }
+    }
+    ic_free(dir);
+    ic_engine_close(&engine);
+}
+
+static int write_seeds(const char *dir)
+{
+    ic_engine *engine = ic_test_engine("gqa2_text_f32", NULL, 1);
+    int rc = 0;
+    for (size_t p = 0; p < sizeof seed_policies / sizeof *seed_policies; p++) {
+        for (size_t n = 0; !rc && n < sizeof seed_names / sizeof *seed_names; n++) {
+            ic_session *s = seed_session(engine, seed_policies[p], seed_names[n]);
+            ic_buf b;
+            ic_buf_init(&b, 0);
+            rc = ic_session_save_state(s, &b, NULL);
+            char *path = seed_path(dir, p, n);
+            FILE *f = rc ? NULL : fopen(path, "wb");
+            rc = !f || fwrite(b.data, 1, b.size, f) != b.size;
+            if (f)
+                fclose(f);
+            ic_free(path);
+            ic_buf_fini(&b);
+            ic_session_destroy(&s);
+        }
+    }
+    ic_engine_close(&engine);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2)
+        return write_seeds(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_anywhere),       cmocka_unit_test(test_stats),
         cmocka_unit_test(test_meaning),        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_too_much_waits), cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_fuzz_seeds),
     };
     return IC_TEST_RUN(tests);
 }
