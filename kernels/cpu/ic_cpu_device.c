@@ -200,7 +200,7 @@ static void fill_info(ic_cpu_device *d)
     snprintf(info->numerics, sizeof info->numerics, "cpu-1/%s%s", d->vec->name,
              d->library ? "/dnnl" : "");
     info->threads = ic_cpu_pool_threads(d->pool);
-    info->batch_exact = true;
+    info->batch_exact = !d->library; /* the library promises nothing */
     info->bf16_matmul = d->vec->gemm_bf16 != NULL;
     info->memory_bytes = usable_memory();
 }

@@ -202,22 +202,33 @@ BF16_INLINE __m512bh load_halves(const uint16_t *p)
 
 /* As gemv_tile. x is padded with zeros to whole vectors; w is not. */
 BF16_INLINE void gemv_bf16_tile(const uint16_t *w, int64_t in, const uint16_t *x, int64_t ldx,
-                                float *y, int64_t ldy, const int xs)
+                                float *y, int64_t ldy, const int outs, const int xs)
 {
-    V sum[CHAINS][GEMV_X];
-    UNROLL for (int c = 0; c < CHAINS; c++)
+    V sum[2][GEMV_X][CHAINS];
+    UNROLL for (int o = 0; o < outs; o++)
     {
-        UNROLL for (int i = 0; i < xs; i++) sum[c][i] = v_zero();
+        UNROLL for (int i = 0; i < xs; i++)
+        {
+            UNROLL for (int c = 0; c < CHAINS; c++) sum[o][i][c] = v_zero();
+        }
     }
     int64_t k = 0;
     for (; k + CHAINS * PAIR_STEP <= in; k += CHAINS * PAIR_STEP) {
         UNROLL for (int c = 0; c < CHAINS; c++)
         {
-            int64_t at = k + c * PAIR_STEP;
-            __builtin_prefetch((const char *)(w + at) + PREFETCH_BYTES);
-            __m512bh line = load_halves(w + at);
-            UNROLL for (int i = 0; i < xs; i++) sum[c][i] =
-                _mm512_dpbf16_ps(sum[c][i], line, load_halves(x + i * ldx + at));
+            __m512bh line[2];
+            UNROLL for (int o = 0; o < outs; o++)
+            {
+                const uint16_t *from = w + o * in + k + c * PAIR_STEP;
+                __builtin_prefetch((const char *)from + PREFETCH_BYTES);
+                line[o] = load_halves(from);
+            }
+            UNROLL for (int i = 0; i < xs; i++)
+            {
+                __m512bh other = load_halves(x + i * ldx + k + c * PAIR_STEP);
+                UNROLL for (int o = 0; o < outs; o++) sum[o][i][c] =
+                    _mm512_dpbf16_ps(sum[o][i][c], line[o], other);
+            }
         }
     }
     UNROLL for (int c = 0; c < CHAINS; c++)
@@ -226,24 +237,34 @@ BF16_INLINE void gemv_bf16_tile(const uint16_t *w, int64_t in, const uint16_t *x
         if (left <= 0)
             continue;
         __mmask32 part = (__mmask32)((UINT64_C(1) << left) - 1);
-        __m512bh line = (__m512bh)_mm512_maskz_loadu_epi16(part, w + at);
-        UNROLL for (int i = 0; i < xs; i++) sum[c][i] =
-            _mm512_dpbf16_ps(sum[c][i], line, load_halves(x + i * ldx + at));
+        UNROLL for (int i = 0; i < xs; i++)
+        {
+            __m512bh other = load_halves(x + i * ldx + at);
+            UNROLL for (int o = 0; o < outs; o++)
+            {
+                __m512bh line = (__m512bh)_mm512_maskz_loadu_epi16(part, w + o * in + at);
+                sum[o][i][c] = _mm512_dpbf16_ps(sum[o][i][c], line, other);
+            }
+        }
     }
-    UNROLL for (int i = 0; i < xs; i++) y[i * ldy] =
-        v_sum(v_add(v_add(sum[0][i], sum[1][i]), v_add(sum[2][i], sum[3][i])));
+    UNROLL for (int o = 0; o < outs; o++)
+    {
+        UNROLL for (int i = 0; i < xs; i++) y[i * ldy + o] =
+            v_sum(v_add(sum[o][i][0], sum[o][i][1]));
+    }
 }
 
 BF16_TARGET static void gemv_bf16(const uint16_t *w, int out, int64_t in, const uint16_t *x,
                                   int64_t ldx, int n, float *y, int64_t ldy)
 {
-    for (int o = 0; o < out; o++, w += in) {
-        int i = 0;
-        for (; i + GEMV_X <= n; i += GEMV_X)
-            gemv_bf16_tile(w, in, x + i * ldx, ldx, y + o + i * ldy, ldy, GEMV_X);
-        for (; i < n; i++)
-            gemv_bf16_tile(w, in, x + i * ldx, ldx, y + o + i * ldy, ldy, 1);
-    }
+    int o = 0;
+    for (; n >= GEMV_X && o + 2 <= out; o += 2)
+        for (int i = 0; i + GEMV_X <= n; i += GEMV_X)
+            gemv_bf16_tile(w + o * in, in, x + i * ldx, ldx, y + o + i * ldy, ldy, 2, GEMV_X);
+    int done = n / GEMV_X * GEMV_X;
+    for (int i = 0; i < n; i++)
+        for (int r = i < done ? o : 0; r < out; r++)
+            gemv_bf16_tile(w + r * in, in, x + i * ldx, ldx, y + r + i * ldy, ldy, 1, 1);
 }
 
 static const ic_cpu_vec table = {.name = "avx512", WIDE_TABLE};

@@ -19,7 +19,7 @@
 #define INLINE TARGET static inline __attribute__((always_inline))
 
 /* PREFETCH_BYTES: measured best of 1 to 16 KiB (the own prefetcher stops at a page's end). */
-enum { TILE_ROWS = 6, CHAINS = 4, PREFETCH_BYTES = 8192 };
+enum { TILE_ROWS = 6, CHAINS = 2, PREFETCH_BYTES = 8192 };
 
 /* --- loading any dtype --- */
 
@@ -153,26 +153,38 @@ TARGET static void gemm(const float *a, int64_t lda, const float *b, int64_t ldb
 
 /* --- decode product --- */
 
-/* One row of w with `xs` rows of x: w is read once, as one stream, which is what the memory likes
- * best. A sum runs in CHAINS chains, piece by piece in turn. */
+/* `outs` rows of w with `xs` rows of x. One row of w at a time is one stream, which is what the
+ * memory likes best; with several rows of x, two rows of w share their loads. A sum runs in CHAINS
+ * chains, vector by vector in turn, whatever the tile. */
 INLINE void gemv_tile(ic_dtype dtype, const char *w, int64_t in, const float *x, int64_t ldx,
-                      float *y, int64_t ldy, const int xs)
+                      float *y, int64_t ldy, const int outs, const int xs)
 {
-    const int64_t size = dtype == IC_F32 ? 4 : 2;
-    V sum[CHAINS][GEMV_X];
-    UNROLL for (int c = 0; c < CHAINS; c++)
+    const int64_t size = dtype == IC_F32 ? 4 : 2, stride = in * size;
+    V sum[2][GEMV_X][CHAINS];
+    UNROLL for (int o = 0; o < outs; o++)
     {
-        UNROLL for (int i = 0; i < xs; i++) sum[c][i] = v_zero();
+        UNROLL for (int i = 0; i < xs; i++)
+        {
+            UNROLL for (int c = 0; c < CHAINS; c++) sum[o][i][c] = v_zero();
+        }
     }
     int64_t k = 0;
     for (; k + CHAINS * W <= in; k += CHAINS * W) {
         UNROLL for (int c = 0; c < CHAINS; c++)
         {
-            const char *from = w + (k + c * W) * size;
-            __builtin_prefetch(from + PREFETCH_BYTES);
-            V line = v_load_as(dtype, from);
-            UNROLL for (int i = 0; i < xs; i++) sum[c][i] =
-                v_fma(line, v_load(x + i * ldx + k + c * W), sum[c][i]);
+            V line[2];
+            UNROLL for (int o = 0; o < outs; o++)
+            {
+                const char *from = w + o * stride + (k + c * W) * size;
+                __builtin_prefetch(from + PREFETCH_BYTES);
+                line[o] = v_load_as(dtype, from);
+            }
+            UNROLL for (int i = 0; i < xs; i++)
+            {
+                V other = v_load(x + i * ldx + k + c * W);
+                UNROLL for (int o = 0; o < outs; o++) sum[o][i][c] =
+                    v_fma(line[o], other, sum[o][i][c]);
+            }
         }
     }
     UNROLL for (int c = 0; c < CHAINS; c++)
@@ -180,25 +192,33 @@ INLINE void gemv_tile(ic_dtype dtype, const char *w, int64_t in, const float *x,
         int64_t left = in - k - c * W, part = left < W ? left : W;
         if (part <= 0)
             continue;
-        V line = v_load_part(dtype, w + (k + c * W) * size, part);
-        UNROLL for (int i = 0; i < xs; i++) sum[c][i] =
-            v_fma(line, v_load_part(IC_F32, x + i * ldx + k + c * W, part), sum[c][i]);
+        UNROLL for (int i = 0; i < xs; i++)
+        {
+            V other = v_load_part(IC_F32, x + i * ldx + k + c * W, part);
+            UNROLL for (int o = 0; o < outs; o++) sum[o][i][c] = v_fma(
+                v_load_part(dtype, w + o * stride + (k + c * W) * size, part), other, sum[o][i][c]);
+        }
     }
-    UNROLL for (int i = 0; i < xs; i++) y[i * ldy] =
-        v_sum(v_add(v_add(sum[0][i], sum[1][i]), v_add(sum[2][i], sum[3][i])));
+    UNROLL for (int o = 0; o < outs; o++)
+    {
+        UNROLL for (int i = 0; i < xs; i++) y[i * ldy + o] =
+            v_sum(v_add(sum[o][i][0], sum[o][i][1]));
+    }
 }
 
 INLINE void gemv_as(ic_dtype dtype, const char *w, int out, int64_t in, const float *x, int64_t ldx,
                     int n, float *y, int64_t ldy)
 {
     const int64_t size = dtype == IC_F32 ? 4 : 2;
-    for (int o = 0; o < out; o++, w += in * size) {
-        int i = 0;
-        for (; i + GEMV_X <= n; i += GEMV_X)
-            gemv_tile(dtype, w, in, x + i * ldx, ldx, y + o + i * ldy, ldy, GEMV_X);
-        for (; i < n; i++)
-            gemv_tile(dtype, w, in, x + i * ldx, ldx, y + o + i * ldy, ldy, 1);
-    }
+    int o = 0;
+    for (; n >= GEMV_X && o + 2 <= out; o += 2)
+        for (int i = 0; i + GEMV_X <= n; i += GEMV_X)
+            gemv_tile(dtype, w + o * in * size, in, x + i * ldx, ldx, y + o + i * ldy, ldy, 2,
+                      GEMV_X);
+    int done = n / GEMV_X * GEMV_X; /* rows of x that have all but the last of an odd `out` */
+    for (int i = 0; i < n; i++)
+        for (int r = i < done ? o : 0; r < out; r++)
+            gemv_tile(dtype, w + r * in * size, in, x + i * ldx, ldx, y + r + i * ldy, ldy, 1, 1);
 }
 
 TARGET static void gemv(ic_dtype dtype, const void *w, int out, int64_t in, const float *x,
@@ -216,16 +236,14 @@ TARGET static void gemv(ic_dtype dtype, const void *w, int out, int64_t in, cons
 TARGET static float read_all(const void *data, int64_t bytes)
 {
     const char *from = data;
-    V sum[CHAINS];
-    UNROLL for (int c = 0; c < CHAINS; c++) sum[c] = v_zero();
-    for (int64_t at = 0; at + CHAINS * W * 4 <= bytes; at += CHAINS * W * 4) {
-        UNROLL for (int c = 0; c < CHAINS; c++)
-        {
-            __builtin_prefetch(from + at + c * W * 4 + PREFETCH_BYTES);
-            sum[c] = v_max(sum[c], v_load(from + at + c * W * 4));
-        }
+    V top = v_zero(), other = v_zero();
+    for (int64_t at = 0; at + 2 * W * 4 <= bytes; at += 2 * W * 4) {
+        __builtin_prefetch(from + at + PREFETCH_BYTES);
+        __builtin_prefetch(from + at + W * 4 + PREFETCH_BYTES);
+        top = v_max(top, v_load(from + at));
+        other = v_max(other, v_load(from + at + W * 4));
     }
-    return v_top(v_max(v_max(sum[0], sum[1]), v_max(sum[2], sum[3])));
+    return v_top(v_max(top, other));
 }
 
 /* --- rows --- */
