@@ -24,13 +24,13 @@ typedef struct ic_device ic_device;
 
 typedef struct ic_device_config {
     const char *kind; /* "cpu" or "cuda" */
-    int threads; /* compute threads of the CPU backend; 0: one per core that this process may use */
-    bool
-        plain_loops; /* CPU: no GEMM library and no wide instructions, for tests of the reference */
-    bool library;    /* CPU: prefill products through the GEMM library even where the own loops are
-                        chosen as the faster ones; IC_EUNSUPPORTED when it is not built in */
-    const char *instructions; /* CPU: "avx2", "avx512" or "avx512-bf16": these, for tests;
-                                 NULL: the best of this machine */
+    /* Of the CPU backend: */
+    int threads;      /* compute threads; 0: one per core that this process may use */
+    bool plain_loops; /* no GEMM library and no wide instructions: the reference, for tests */
+    bool library;     /* prefill products through the GEMM library even where the own loops are the
+                         faster ones; IC_EUNSUPPORTED when it is not built in */
+    const char *instructions; /* "avx2", "avx512" or "avx512-bf16": these, for tests; NULL: the best
+                                 of this machine */
 } ic_device_config;
 
 typedef struct ic_device_info {

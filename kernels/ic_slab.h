@@ -120,17 +120,21 @@ void ic_slab_rows(const ic_slab *s, int layer, int kv_head, ic_row *rows, int32_
 /* One row's K or V as f32 [head_dim], unrotated. For tests and checkpoints. */
 void ic_slab_read(const ic_slab *s, int layer, int kv_head, int slot, float *k, float *v);
 
-/* --- checkpoints
- * ------------------------------------------------------------------------------------- Tables
- * (slot tables of all heads) are written whole. Rows are written once after they were filled: an
- * iterator gives them out in self-describing pieces; pieces of several checkpoints, applied in
- * order, restore every live row. */
+/* --- checkpoints --------------------------------------------------------------------------------
+ * Tables (slot tables of all heads) are written whole. Rows are written once after they were
+ * filled: an iterator gives them out in self-describing pieces. To load: the newest tables, then
+ * the pieces of all checkpoints, oldest first, then ic_slab_load_finish. Rows that the tables no
+ * longer name are passed over. Tables and pieces end with a checksum; docs/store-format.md has the
+ * fields. */
 int ic_slab_save_tables(const ic_slab *s, ic_buf *out);
-/* Appends to `out` rows that are live and not yet saved, up to about max_bytes (at least one row);
- * *more says whether some are left. *cursor starts at 0. all: rows already saved, too. */
+/* Appends to `out` one piece of live rows that are not yet saved, up to about max_bytes (at least
+ * one row); *more says whether some are left. *cursor starts at 0. all: rows already saved, too.
+ * The slab is not to be changed between the pieces of one checkpoint. */
 int ic_slab_save_rows(const ic_slab *s, bool all, uint64_t *cursor, size_t max_bytes, ic_buf *out,
                       bool *more);
-void ic_slab_mark_saved(ic_slab *s); /* the store has acknowledged: live rows count as saved */
+/* The store has acknowledged: rows that were given out and still live count as saved. Rows of a
+ * checkpoint that is not acknowledged are given out again. */
+void ic_slab_mark_saved(ic_slab *s);
 uint64_t ic_slab_row_bytes_live(const ic_slab *s); /* bytes of K and V of live rows */
 IC_MUST_CHECK int ic_slab_load_tables(ic_slab *s, ic_cursor *in, ic_error *e);
 IC_MUST_CHECK int ic_slab_load_rows(ic_slab *s, const void *piece, size_t bytes, ic_error *e);
