@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 import truth
-from talk import Talk
+from talk import PRESENT, Talk
 
 T_MAX = 2048
 SYSTEM = ["You are a helpful assistant.", "You watch a video and answer questions about it.", "Answer in one short sentence.",
@@ -71,7 +71,7 @@ class Row:
     """Tokens of one sequence. marks: spans (start, end, kind) of answers; visuals: (token start, grid, key)."""
 
     def __init__(self, enc):
-        self.enc, self.ids, self.loss, self.visuals, self.marks, self.seen_at = enc, [], [], [], [], []
+        self.enc, self.ids, self.loss, self.visuals, self.marks, self.seen_at, self.states = enc, [], [], [], [], [], []
 
     def put(self, ids, learn=0):
         self.ids += ids
@@ -80,7 +80,8 @@ class Row:
     def text(self, s, learn=0):
         self.put(self.enc(s), learn)
 
-    def group(self, t, grid, key, image=False):
+    def group(self, t, grid, key, image=False, state=None):
+        self.states.append((state, None if image else t))
         n = grid[0] * grid[1]
         if not image:
             self.text(f"<{t:.1f} seconds>")
@@ -92,6 +93,7 @@ class Row:
         """Forgets tokens a..b, as an evicting cache does; whole groups only."""
         del self.ids[a:b], self.loss[a:b]
         n = b - a
+        self.states = [x for x, (s, *_) in zip(self.states, self.visuals) if not a <= s < b]
         self.visuals = [(s - n if s >= b else s, g, k) for s, g, k in self.visuals if not a <= s < b]
         self.marks = [(s - n if s >= b else s, e - n if s >= b else e, k) for s, e, k in self.marks if not a <= s < b]
         self.seen_at = [(max(a, s - n) if s >= b else s, j) for s, j in self.seen_at if not a <= s < b]
@@ -112,7 +114,9 @@ def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None):
     r = rng.random()
     t0 = 0.0 if r < 0.4 else float(rng.integers(0, 4000)) if r < 0.8 else round(float(rng.uniform(0, 4000)), 2)
     cost = grid[0] * grid[1] + 10
-    share = rng.uniform(0.45, 0.8)
+    share = rng.uniform(0.2, 0.5) if room <= 256 else rng.uniform(0.35, 0.7) if room <= 512 else rng.uniform(0.45, 0.8)
+    if room <= 256 and kinds is None and rng.random() < 0.5:
+        kinds = PRESENT
     n = max(2, int(room * share / cost))
     pairs = clip(rng, films, grid, step, n)
     times = [t0 + k * dt + step / 4 for k in range(n)]
@@ -135,7 +139,7 @@ def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None):
             if len(row.ids) + cost + 60 > room:
                 break
             row.seen_at.append((len(row.ids), i))
-            row.group(times[i], grid, pairs[i])
+            row.group(times[i], grid, pairs[i], state=films.state(*pairs[i]))
             seen.append((times[i],) + films.state(*pairs[i]))
         done = end
         if not seen:
@@ -177,7 +181,7 @@ def images(rng, films, row, grid, room, kinds):
             return row if row.marks else None
         if not first:
             row.text("<|im_start|>user\n")
-        row.group(0, grid, (f, i, 0), image=True)
+        row.group(0, grid, (f, i, 0), image=True, state=films.state(f, i, 0))
         seen = [(0.0,) + films.state(f, i, 0)]
         seen = [(0.0, [(s, c, cell, 0, ok or mv in (0, 5)) for s, c, cell, mv, ok in seen[0][1]], seen[0][2])]
         for k in range(int(rng.integers(2, 7))):

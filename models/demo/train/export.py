@@ -31,7 +31,7 @@ def load(vision, chat):
     sd = torch.load(vision, weights_only=False)["model"]
     net["visual"].load_state_dict({k[7:]: v for k, v in sd.items() if k.startswith("visual.")})
     ck = torch.load(chat, weights_only=False)
-    net["language_model"].load_state_dict({k: v["master"] for k, v in ck["opt"]["s"].items()})
+    net["language_model"].load_state_dict({k: v["master"] for k, v in ck["opt"]["s"].items() if not k.startswith("aux.")})
     return net, ck
 
 
@@ -53,6 +53,10 @@ def small_files(out):
          dict(VIDEO, video_processor_type="Qwen3VLVideoProcessor", processor_class="Qwen3VLProcessor"))
     dump(os.path.join(out, "generation_config.json"),
          {"bos_token_id": 2040, "do_sample": False, "eos_token_id": [2042, 2040], "pad_token_id": 2040})
+
+
+def hf_name(k):
+    return "lm_head.weight" if k == "language_model.lm_head.weight" else "model." + k
 
 
 def bare(proc):
@@ -98,9 +102,9 @@ def main():
     os.makedirs(a.out, exist_ok=True)
     small_files(a.out)
     net, ck = load(a.vision, a.chat)
-    sd = {"model." + k: v.detach().to(torch.bfloat16).contiguous() for k, v in net.state_dict().items()}
+    sd = {hf_name(k): v.detach().to(torch.bfloat16).contiguous() for k, v in net.state_dict().items()}
     save_file(sd, os.path.join(a.out, "model.safetensors"), metadata={"format": "pt"})
-    net.load_state_dict({k[6:]: v.float() for k, v in sd.items()})
+    net.load_state_dict({k: sd[hf_name(k)].float() for k in net.state_dict()})
     same_logits(a.out, net)
     n = sum(v.numel() for v in sd.values())
     print(f"{n} parameters, {os.path.getsize(os.path.join(a.out, 'model.safetensors')) / 1e6:.2f} MB; step {ck['step']}, "

@@ -19,10 +19,14 @@ def main():
     p.add_argument("--first", type=int, default=0)
     p.add_argument("--last", type=int)
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--recentre", help="bring the outputs to mean 0 and rms 0.7 first, and save that tower here")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     net = load_vision(a.vision)
     films = Films(a.pool, a.first, a.last)
+    if a.recentre:
+        recentre(net, films)
+        torch.save({"model": {"visual." + k: v.float() for k, v in net.state_dict().items()}}, a.recentre)
     sizes = [g[0] * g[1] * ROWS for _, g, _ in films.items]
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     d = 512
@@ -50,6 +54,19 @@ def shrink(frames, side=96):
         return frames
     x = F.interpolate(frames.permute(0, 3, 1, 2).float(), (side, side), mode="bicubic", antialias=True, align_corners=False)
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+
+
+def recentre(net, films, rms=0.7):
+    """Folds into the mergers' last layers: outputs without their mean, on the scale of the token embeddings."""
+    with torch.no_grad():
+        fr = torch.cat([shrink(torch.from_numpy(np.load(f)["frames"]))[:118] for f, _, _ in films.items[:30]])
+        emb, deep = net(fr.view(-1, 2, *fr.shape[1:]))
+        for merger, x in ((net.merger, emb), (net.deepstack_merger_list[0], deep[0])):
+            x = x.float().reshape(-1, x.shape[-1])
+            k = rms / (x - x.mean(0)).square().mean().sqrt()
+            last = merger.linear_fc2
+            last.bias.copy_((last.bias.float() - x.mean(0)) * k)
+            last.weight.copy_(last.weight.float() * k)
 
 
 def load_vision(path):

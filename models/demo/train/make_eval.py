@@ -125,6 +125,7 @@ def main():
     p.add_argument("--count", type=int, default=10)
     p.add_argument("--rounds", type=int, default=14)
     p.add_argument("--longest", type=int, default=30)
+    p.add_argument("--shortest", type=int, default=10)
     p.add_argument("--no-stories", action="store_true")
     a = p.parse_args()
     os.makedirs(a.out, exist_ok=True)
@@ -139,7 +140,7 @@ def main():
         rng = np.random.default_rng(a.first + i)
         codec = ("h264", "vp9", "av1")[i % 3]
         side = (96, 96, 96, 96, 128)[i % 5]
-        fps, sec = int(rng.choice([4, 6, 8, 10])), int(rng.integers(10, a.longest + 1))
+        fps, sec = int(rng.choice([4, 6, 8, 10])), int(rng.integers(a.shortest, a.longest + 1))
         pics, truths = zip(*world.make_film(a.first + i, sec, fps, (side, side)))
         clip = f"clip_{i:02d}_{side}_{codec}.{pool.CODECS[codec][1]}"
         pool.encode(os.path.join(a.out, clip), np.stack(pics), fps, codec, int(rng.integers(20, 34)))

@@ -188,23 +188,28 @@ class Text(nn.Module):
         self.embed_tokens = nn.Embedding(TXT["vocab_size"], TXT["hidden_size"])
         self.layers = nn.ModuleList([Layer() for _ in range(TXT["num_hidden_layers"])])
         self.norm = RMSNorm(TXT["hidden_size"])
-        std = 0.02
+        self.lm_head = nn.Linear(TXT["hidden_size"], TXT["vocab_size"], bias=False)
         for n, p in self.named_parameters():
             if p.ndim == 2:
-                nn.init.normal_(p, std=std if not n.endswith(("o_proj.weight", "down_proj.weight")) else std / 3)
+                small = n.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight"))
+                nn.init.normal_(p, std=0.5 if "embed" in n else 0.01 if small else 0.04)
 
-    def forward(self, ids, pos, where=None, emb=None, deep=None):
-        """ids [b, t]; pos [3, b, t]; where: flat indices of visual rows; emb, deep: their values. -> hidden [b, t, d]"""
+    def forward(self, ids, pos, where=None, emb=None, deep=None, peek=None):
+        """ids [b, t]; pos [3, b, t]; where: flat indices of visual rows; emb, deep: their values. -> hidden [b, t, d]
+        (and the residual streams after `peek` layers and after one more)."""
         b, t = ids.shape
         x = self.embed_tokens(ids)
         cos, sin = text_rope(pos, x.dtype)
         if where is not None:
             x = x.view(b * t, -1).index_copy(0, where, emb.to(x.dtype)).view(b, t, -1)
+        middle = []
         for i, layer in enumerate(self.layers):
             x = layer(x, cos, sin)
             if where is not None and i < len(deep):
                 x = x.view(b * t, -1).index_add(0, where, deep[i].to(x.dtype)).view(b, t, -1)
-        return self.norm(x)
+            if peek and i + 1 in (peek, peek + 1):
+                middle.append(x)
+        return (self.norm(x), *middle) if peek else self.norm(x)
 
     def logits(self, h):
-        return F.linear(h, self.embed_tokens.weight)
+        return self.lm_head(h)

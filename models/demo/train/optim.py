@@ -57,6 +57,8 @@ class Optimiser:
     def load(self, d):
         self.t = d["t"]
         for n, s in self.state.items():
+            if n not in d["s"] or d["s"][n]["master"].shape != s["master"].shape:
+                continue
             for k in ("master", "m", "v"):
                 if k in s:
                     s[k].copy_(d["s"][n][k])

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from books import TRAIN_BOOKS, read_book
+from aux import MIDDLE, Readouts, labels
 from build import ROWS, SP, Films, film_row, positions, session
 from encode import encoder
 from model import Text
@@ -19,10 +20,10 @@ from optim import Optimiser
 
 def tokens(t):
     """Tokens of a step whose rows are t long: small steps early."""
-    return 4096 if t <= 768 else 8192
+    return 3072 if t <= 384 else 4096 if t <= 1024 else 8192
 
 
-PROSE = 0.12   # share of steps' tokens
+PROSE = 0.1  # share of the tokens
 
 
 class Bank:
@@ -46,7 +47,7 @@ class Bank:
 
 def pack(rows, t, bank):
     """Right-padded arrays of one batch."""
-    b = len(rows)
+    b, ends, asks, lines, ask_lines = len(rows), [], [], [], []
     ids, lab = np.full((b, t), SP["<|endoftext|>"], np.int64), np.full((b, t), -100, np.int64)
     pos, where, feat = np.zeros((3, b, t), np.int64), [], []
     for j, r in enumerate(rows):
@@ -55,10 +56,18 @@ def pack(rows, t, bank):
         m = np.array(r.loss, bool)
         lab[j, :n][m] = np.array(r.ids)[m]
         pos[:, j, :n] = positions(r.ids, r.visuals)
+        told = labels(*zip(*r.states))
+        lines.append(told)
+        for s, _, _ in r.marks:
+            asks.append(j * t + s - 3)  # the <|im_start|> of the answer
+            last = sum(v < s for v, *_ in r.visuals) - 1
+            ask_lines.append([x[last:last + 1] for x in told])
         for s, g, key in r.visuals:
+            ends.append(j * t + s + g[0] * g[1])
             where.append(j * t + s + np.arange(g[0] * g[1]))
             feat.append(bank.index(key))
-    return ids, lab, pos, np.concatenate(where), np.concatenate(feat), [r.marks for r in rows]
+    return ids, lab, pos, np.concatenate(where), np.concatenate(feat), [r.marks for r in rows], \
+        [np.array(ends), np.array(asks)] + [np.concatenate(x) for x in zip(*lines, *ask_lines)]
 
 
 def produce(queue, phase, pool, last, feats, tokpath, seed):
@@ -79,41 +88,61 @@ def produce(queue, phase, pool, last, feats, tokpath, seed):
         queue.put((t, pack(rows, t, bank)))
 
 
-PHASES = [([256, 384], [0.5, 0.5]), ([384, 768], [0.5, 0.5]), ([512, 1024, 2048], [0.4, 0.3, 0.3])]
+PHASES = [([128, 192, 256], [0.4, 0.3, 0.3]), ([256, 384], [0.5, 0.5]), ([384, 768], [0.5, 0.5]), ([512, 1024, 2048], [0.4, 0.3, 0.3])]
 
 
-def prose_batch(rng, stream, t):
-    at = rng.integers(0, len(stream) - t - 1, tokens(t) // t)
-    ids = np.stack([stream[i:i + t] for i in at]).astype(np.int64)
-    pos = np.broadcast_to(np.arange(t), (3, len(at), t)).copy()
-    return ids, ids.copy(), pos, None, None, None
+def prose_rows(rng, stream, n, t):
+    at = rng.integers(0, len(stream) - t - 1, n)
+    return np.stack([stream[i:i + t] for i in at]).astype(np.int64)
 
 
-def run(net, bank, batch, grad=True):
-    """Loss and, per token that is learnt, whether its prediction is right."""
-    ids, lab, pos, where, feat, _ = batch
+def with_prose(batch, rng, stream):
+    """A part of the batch's rows becomes prose: they are appended, all their tokens to be learnt."""
+    ids, lab, pos, where, feat, marks, more_labels = batch
+    b, t = ids.shape
+    n = int(b * PROSE / (1 - PROSE) + rng.random())
+    if n == 0:
+        return batch, 0
+    more = prose_rows(rng, stream, n, t)
+    flat = np.broadcast_to(np.arange(t), (3, n, t))
+    return (np.concatenate([ids, more]), np.concatenate([lab, more]), np.concatenate([pos, flat], 1), where, feat, marks,
+            more_labels), n
+
+
+def run(net, bank, batch, prose=0, grad=True, aux=None):
+    """Loss (talk, prose: the last `prose` rows) and, per token that is learnt, whether its prediction is right."""
+    ids, lab, pos, where, feat = batch[:5]
     ids, lab, pos = (torch.from_numpy(x) for x in (ids, lab, pos))
     with torch.set_grad_enabled(grad):
         if where is None:
             h = net(ids, pos)
         else:
             emb, deep = bank.gather(torch.from_numpy(feat))
-            h = net(ids, pos, torch.from_numpy(where), emb, deep)
+            h, middle, later = net(ids, pos, torch.from_numpy(where), emb, deep, peek=MIDDLE)
+        extra = 0.0
+        if aux is not None:
+            ends, asks, *lines = (torch.from_numpy(x) for x in batch[6])
+            d = h.shape[-1]
+            extra = aux(middle.view(-1, d)[ends], later.view(-1, d)[asks], later.view(-1, d)[torch.cat([ends, asks])], *lines)
         y = lab[:, 1:].reshape(-1)
         keep = (y >= 0).nonzero()[:, 0]
         h = h[:, :-1].reshape(-1, h.shape[-1])[keep]
         logits = net.logits(h).float()
-        loss = F.cross_entropy(logits, y[keep])
+        ce = F.cross_entropy(logits, y[keep], reduction="none")
+        n = prose * (lab.shape[1] - 1)
+        talk, book = ce[:len(ce) - n], ce[len(ce) - n:]
+        talk = talk.mean() if len(talk) else torch.zeros(())
+        book = book.mean() if n else torch.zeros(())
     ok = torch.zeros(y.shape, dtype=torch.bool)
     ok[keep] = logits.detach().argmax(-1) == y[keep]
-    return loss, ok.view(lab.shape[0], -1).numpy()
+    return talk, book, ok.view(lab.shape[0], -1).numpy(), extra
 
 
 def score(net, bank, batches):
     """Share of answers right word for word (teacher-forced argmax: what greedy decoding would say), by kind."""
     tally = collections.defaultdict(list)
     for b in batches:
-        _, ok = run(net, bank, b, grad=False)
+        _, _, ok, _ = run(net, bank, b, grad=False)
         for j, marks in enumerate(b[5]):
             for s, e, kind in marks:
                 tally[kind].append(bool(ok[j, s - 1:e - 1].all()))
@@ -155,9 +184,10 @@ def main():
     p.add_argument("--tokenizer", required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--minutes", type=float, default=100)
-    p.add_argument("--phases", default="0.15,0.4", help="shares of the time at which the lengths grow")
+    p.add_argument("--phases", default="0.15,0.3,0.55", help="shares of the time at which the lengths grow")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--last", type=int, help="films to use")
+    p.add_argument("--aux", type=float, default=0.15, help="weight of the readouts at first")
     p.add_argument("--lr", type=float, default=0.02)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
@@ -177,7 +207,8 @@ def main():
         rows = [r for r in (session(hrng, hfilms, enc, t) for _ in range(6 * nb * tokens(t) // t)) if r is not None and r.marks]
         held[t] = [pack(rows[i * (tokens(t) // t):(i + 1) * (tokens(t) // t)], t, hbank) for i in range(nb)]
     net = Text().bfloat16()
-    opt = Optimiser(list(net.named_parameters()), a.lr, 3e-3)
+    aux = Readouts(net.norm.weight.shape[0]).bfloat16()
+    opt = Optimiser(list(net.named_parameters()) + [("aux." + k, v) for k, v in aux.named_parameters()], a.lr, 4e-3)
     cores = Neighbour(a.threads)
     used, step, total = 0.0, 0, 0
     if os.path.exists(a.out):
@@ -191,31 +222,30 @@ def main():
     while used < a.minutes * 60:
         u = used / (a.minutes * 60)
         phase.value = sum(u >= c for c in cuts)
-        if rng.random() < PROSE:
-            batch = prose_batch(rng, stream, 512)
-        else:
-            w = time.time()
-            _, batch = queue.get()
-            wait += time.time() - w
-        loss, _ = run(net, bank, batch)
-        loss.backward()
+        w = time.time()
+        _, batch = queue.get()
+        wait += time.time() - w
+        batch, extra = with_prose(batch, rng, stream)
+        talk, book, _, told = run(net, bank, batch, extra, aux=aux)
+        weight = a.aux * max(0.2, 1 - u)
+        (talk + 0.15 * book + weight * told).backward()
         opt.step(min(1.0, (step + 1) / 100) * min(1.0, (1 - u) / 0.45 + 0.005))
         step += 1
         total += batch[0].size
-        if batch[3] is not None:
-            avg.append(float(loss.detach()))
+        avg.append((float(talk.detach()), float(told.detach())))
         now = time.time()
         used, last = used + now - last, now
         if step % 10 == 0:
             cores.adapt()
         if step % 50 == 0:
-            print(step, f"x{torch.get_num_threads()}", f"{used:.0f}s", f"{total / 1e6:.2f}M", f"wait {wait:.0f}s", f"loss {np.mean(avg):.4f}", flush=True)
+            print(step, f"x{torch.get_num_threads()}", f"{used:.0f}s", f"{total / 1e6:.2f}M", f"wait {wait:.0f}s", f"loss/aux {np.mean(avg, 0).round(4)}", flush=True)
         if step % 250 == 0:
             for t, bs in held.items():
-                if t <= (384, 1024, 2048)[phase.value]:
+                if t <= (384, 384, 1024, 2048)[phase.value]:
                     print("  held", t, show(score(net, hbank, bs)), flush=True)
-            pl = [float(run(net, bank, prose_batch(np.random.default_rng(i), stream, 512), False)[0]) for i in range(1)]
-            print(f"  prose loss {pl[0]:.3f}", flush=True)
+            book = prose_rows(np.random.default_rng(1), stream, 8, 512)
+            flat = np.broadcast_to(np.arange(512), (3, 8, 512)).copy()
+            print(f"  prose {float(run(net, bank, (book, book, flat, None, None), 8, False)[1]):.3f}", flush=True)
             last = time.time()
         if used - saved > 150 or used >= a.minutes * 60:
             saved = used
