@@ -1,5 +1,5 @@
 /* Checkpoints of a slab: tables whole, rows in pieces. Both end with a checksum over all bytes
- * before it; docs/store-format.md has the fields. Little-endian.
+ * before it. Little-endian.
  *
  * tables: "ICST" version | shape | per head: u8 same_as_previous_head, else u32 count and count
  * rows of 5 u32: slot, ordinal, group, h | w << 16, advance | kind << 16 | pinned << 24 rows:
