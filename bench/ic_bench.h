@@ -22,6 +22,7 @@ typedef struct ic_bench_command {
 #define IC_BENCH_COMMANDS(X) \
     X(engine) \
     X(logits) \
+    X(policy) \
     IC_BENCH_SERVER_COMMANDS(X)
 /* clang-format on */
 

@@ -195,7 +195,8 @@ typedef struct slab_job {
     int behind;      /* rows appended after the slice */
     int rows_a_tile; /* rows of q in a tile, and in the window */
     int tiles;       /* per kv head */
-    int window;      /* so many rows at the end are a tile of their own, which scores */
+    int window;      /* so many rows at the end score; they lie in the last tile */
+    int last_rows;   /* of q in the last tile; 0: what is left */
     bool one_each;   /* decode: row i belongs to slabs[i] */
     bool in_turn;    /* a kv head's tiles run one after the other: its sums have an order */
     size_t kept_at;  /* in a worker's scratch: behind the largest tile */
@@ -264,27 +265,31 @@ static void load_query(const slab_job *j, tile *t, int kv, ic_pos position, int6
     }
 }
 
-/* Rows of q in a tile: the window, if there is one, is the last tile. */
+/* Rows of q in a tile; the last one may be a larger one, so as to hold a window. */
 static int tile_rows(const slab_job *j, int part, int64_t *first)
 {
-    int64_t before = j->q->rows - j->window;
+    int64_t before = j->q->rows - j->last_rows;
     *first = (int64_t)part * j->rows_a_tile;
-    if (j->window && part == j->tiles - 1) {
+    if (j->last_rows && part == j->tiles - 1) {
         *first = before;
-        return j->window;
+        return j->last_rows;
     }
     return (int)(before - *first < j->rows_a_tile ? before - *first : j->rows_a_tile);
 }
 
+/* Rows of the tile that score: all that the kept weights are of, at its end. */
 static void walk_blocks(const slab_job *j, tile *t, const ic_slab *s, int head, int place,
                         const ic_cpu_kept *kept)
 {
+    int silent = kept ? t->rows - kept->rows : 0;
+    float *scratch = t->s;
     int group = j->heads / j->kv_heads, end = place + t->rows / group; /* that the last row sees */
     for (int at = 0; at < end; at += BLOCK_KEYS) {
         int keys = end - at < BLOCK_KEYS ? end - at : BLOCK_KEYS;
         int blind = at > place ? at - place : 0; /* rows that stand before this block */
-        if (kept)
-            t->s = ic_cpu_kept_block(kept, at / BLOCK_KEYS, blind * group);
+        int hidden = blind * group > silent ? blind * group - silent : 0;
+        float *room = kept ? ic_cpu_kept_block(kept, at / BLOCK_KEYS, hidden) : NULL;
+        t->s = kept && silent == 0 ? room : scratch;
         if (j->one_each) {
             add_decode_block(j, t, s, head, at, keys);
         } else {
@@ -292,7 +297,11 @@ static void walk_blocks(const slab_job *j, tile *t, const ic_slab *s, int head, 
             add_block(t, blind * group, keys, place + blind - at + 1, group);
         }
         if (kept)
-            ic_cpu_kept_max(kept, at / BLOCK_KEYS, t->max);
+            ic_cpu_kept_max(kept, at / BLOCK_KEYS, t->max + silent);
+        if (kept && silent)
+            memcpy(room + (int64_t)hidden * BLOCK_KEYS,
+                   scratch + (int64_t)(silent + hidden) * BLOCK_KEYS,
+                   (size_t)(kept->rows - hidden) * BLOCK_KEYS * sizeof *room);
     }
 }
 
@@ -305,13 +314,15 @@ static void attend_tile(const slab_job *j, int kv, int part, int worker)
     int head = ic_slab_head(s, j->layer, kv), count = s->counts[head];
     /* The place of the tile's first row in the head's order. */
     int place = j->one_each ? count - 1 : (int)(count - j->behind - j->q->rows + first);
-    bool scores = s->score_kind == IC_SCORE_SUM || (j->window && part == j->tiles - 1);
+    bool sums = s->score_kind == IC_SCORE_SUM;
+    bool scores = sums || (j->window && part == j->tiles - 1);
+    int scoring = sums ? rows : j->window, silent = (rows - scoring) * group;
     char *memory = ic_cpu_worker_scratch(j->d, worker);
     tile t = tile_in(j->d, memory, rows * group, j->dim);
     ic_cpu_kept kept = {0};
     t.blank = !j->y;
     if (scores)
-        kept = ic_cpu_kept_in(memory + j->kept_at, rows * group, place + rows);
+        kept = ic_cpu_kept_in(memory + j->kept_at, scoring * group, place + rows);
     for (int i = 0; i < rows; i++)
         load_query(j, &t, kv, ic_slab_positions_of(s, head)[place + i], first + i, i * group);
     walk_blocks(j, &t, s, head, place, scores ? &kept : NULL);
@@ -319,11 +330,11 @@ static void attend_tile(const slab_job *j, int kv, int part, int worker)
         ic_cpu_score(&kept, &(ic_cpu_scored){.vec = t.vec,
                                              .slab = s,
                                              .head = head,
-                                             .place = place,
-                                             .rows = rows,
+                                             .place = place + rows - scoring,
+                                             .rows = scoring,
                                              .group = group,
-                                             .max = t.max,
-                                             .sum = t.sum});
+                                             .max = t.max + silent,
+                                             .sum = t.sum + silent});
     for (int i = 0; j->y && i < rows; i++)
         for (int g = 0; g < group; g++)
             give_row(&t, i * group + g,
@@ -346,7 +357,7 @@ static int run_slab_job(slab_job *j, const ic_rope *rope, int32_t position_end, 
 {
     int rc = reach(j->d, rope, position_end);
     int group = j->heads / j->kv_heads;
-    int rows = group * (j->window > j->rows_a_tile ? j->window : j->rows_a_tile);
+    int rows = group * (j->last_rows > j->rows_a_tile ? j->last_rows : j->rows_a_tile);
     j->kept_at = (tile_bytes(rows, j->dim) + 63) & ~(size_t)63;
     if (rc == 0)
         rc = ic_cpu_reserve_workers(j->d, j->kept_at + (keys ? ic_cpu_kept_bytes(rows, keys) : 0));
@@ -362,8 +373,12 @@ static int run_prefill(slab_job *j, const ic_rope *rope)
     j->kv_heads = s->desc.kv_heads;
     j->dim = s->desc.head_dim;
     j->rows_a_tile = rows > 0 ? rows : 1;
-    int64_t before = j->q->rows - j->window;
-    j->tiles = (int)((before + j->rows_a_tile - 1) / j->rows_a_tile) + (j->window > 0);
+    if (j->window) { /* the last tile is a full one, or as large as the window */
+        int last = j->window > j->rows_a_tile ? j->window : j->rows_a_tile;
+        j->last_rows = last < j->q->rows ? last : (int)j->q->rows;
+    }
+    int64_t before = j->q->rows - j->last_rows;
+    j->tiles = (int)((before + j->rows_a_tile - 1) / j->rows_a_tile) + (j->last_rows > 0);
     j->in_turn = s->score_kind == IC_SCORE_SUM;
     return run_slab_job(j, rope, s->position_end, j->window || j->in_turn ? s->desc.slots : 0);
 }
