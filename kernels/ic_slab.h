@@ -124,7 +124,7 @@ void ic_slab_read(const ic_slab *s, int layer, int kv_head, int slot, float *k, 
  * Tables (slot tables of all heads) are written whole. Rows are written once after they were
  * filled: an iterator gives them out in self-describing pieces. To load: the newest tables, then
  * the pieces of all checkpoints, oldest first, then ic_slab_load_finish. Rows that the tables no
- * longer name are passed over. Tables and pieces end with a checksum; docs/store-format.md has the
+ * longer name are passed over. Tables and pieces end with a checksum; ic_slab_save.c has the
  * fields. */
 int ic_slab_save_tables(const ic_slab *s, ic_buf *out);
 /* Appends to `out` one piece of live rows that are not yet saved, up to about max_bytes (at least

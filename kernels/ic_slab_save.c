@@ -1,10 +1,14 @@
-/* Checkpoints of a slab: tables whole, rows in pieces. Both end with a checksum over all bytes
- * before it. Little-endian.
+/* Checkpoints of a slab: tables whole, rows in pieces. All numbers are little-endian, u32 if
+ * nothing is said; both forms end with a u64 checksum over all bytes before it.
  *
- * tables: "ICST" version | shape | per head: u8 same_as_previous_head, else u32 count and count
- * rows of 5 u32: slot, ordinal, group, h | w << 16, advance | kind << 16 | pinned << 24 rows:
- * "ICSR" version | shape | runs until the checksum: u32 head, first slot, count; count u32
- * ordinals; K rows; V rows shape:  u32 layers, kv_heads, head_dim, slots, k_dtype, v_dtype
+ * - shape: layers, kv_heads, head_dim, slots, k_dtype, v_dtype
+ *
+ * - tables: "ICST", version, shape; per head a u8 same_as_previous_head, and if that is 0: count,
+ *   then count rows of 5 numbers: slot; ordinal; group; h | w << 16; advance | kind << 16 |
+ *   pinned << 24
+ *
+ * - rows: "ICSR", version, shape; then runs up to the checksum: head, first slot, count; count
+ *   ordinals; count rows of K; count rows of V
  *
  * A row in a piece counts only if the tables have that ordinal in that slot: what has been evicted
  * since is passed over, and a later piece's copy replaces an earlier one's. */
