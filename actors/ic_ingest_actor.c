@@ -49,7 +49,8 @@ static bool stopped(const ingest *in)
 static void send_grant(ingest *in)
 {
     uint64_t until = ic_spool_until(&in->spool, IC_UPLOAD_WINDOW, IC_UPLOAD_AHEAD);
-    if (in->spool.complete || until < in->granted + GRANT_STEP)
+    bool all = in->spool.size >= 0 && until == (uint64_t)in->spool.size;
+    if (in->spool.complete || until <= in->granted || (!all && until < in->granted + GRANT_STEP))
         return;
     in->granted = until;
     ic_mail_grant *m = ic_mail_new(IC_MAIL_UPLOAD_GRANT, sizeof *m, NULL);

@@ -203,6 +203,18 @@ static void feed(sched *s, ic_seat *seat)
     }
 }
 
+/* An input that gives no work, such as half a pair, is told too: else its sender would wait for a
+ * step that never comes. */
+static void settle_input(sched *s, ic_seat *seat)
+{
+    feed(s, seat);
+    if (seat->first || !seat->session || ic_session_is_ready(seat->session))
+        return;
+    ic_mail_progress *p = ic_mail_new(IC_MAIL_PROGRESS, sizeof *p, NULL);
+    p->progress = IC_PROGRESS_IDLE;
+    send_progress(s, seat, p);
+}
+
 /* At a step boundary, once the inputs that came before the recall are in. */
 static void give_back(sched *s, ic_seat *seat)
 {
@@ -458,7 +470,7 @@ static void take_mail(sched *s, ic_mail *m)
     case IC_MAIL_INPUT: {
         ic_mail_input *in = (ic_mail_input *)m;
         take_input(in->seat, in);
-        feed(s, in->seat);
+        settle_input(s, in->seat);
         return;
     }
     case IC_MAIL_LEASE:

@@ -302,9 +302,15 @@ static void end_source(talk *t, bool keep)
 {
     if (!t->source)
         return;
-    if (!keep)
+    if (!keep) {
         talk_source_free(t);
-    else if (t->source->ended && (t->source->media || t->source->request))
+        return;
+    }
+    if (!t->source->ended || !(t->source->media || t->source->request))
+        return;
+    if (t->lease == TALK_LEASE_OUT && !talk_is_answering(t))
+        talk_end_frames(t);
+    if (t->source)
         talk_source_finish(t);
 }
 

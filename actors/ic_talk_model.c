@@ -179,7 +179,7 @@ static void pump_frame(talk *t, talk_item *item)
     talk_send_input(t, &in);
 }
 
-static void pump_frames_end(talk *t)
+void talk_end_frames(talk *t)
 {
     ic_talk_record r = {.kind = IC_RECORD_FRAMES_END};
     talk_unit *u = talk_unit_new(t);
@@ -230,7 +230,7 @@ void talk_pump(talk *t)
         if (item->type == TALK_ITEM_FRAME)
             pump_frame(t, item);
         else if (item->type == TALK_ITEM_FRAMES_END)
-            pump_frames_end(t);
+            talk_end_frames(t);
         else
             pump_turn(t, item);
         free_item(item);

@@ -304,6 +304,7 @@ talk_turn *talk_line_turn(const talk *t, uint64_t number); /* waiting in the lin
 uint64_t talk_line_first_admitted(const talk *t);          /* 0: none */
 talk_turn *talk_line_take(talk *t, uint64_t number);       /* Caller owns */
 void talk_pump(talk *t);
+void talk_end_frames(talk *t); /* half a pair is completed; a source that has ended is told */
 void talk_tell_tokens(talk *t);
 void talk_add_token(talk *t, talk_turn *turn, int32_t token);
 void talk_progress(talk *t, const ic_mail_progress *p);

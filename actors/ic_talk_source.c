@@ -379,7 +379,9 @@ void talk_source_finish(talk *t)
         tell_end(t, s, end);
         ic_log_info("session", "%.8s: source %llu ended: %llu frames, %s", t->id,
                     (unsigned long long)s->media, (unsigned long long)s->counts.seen,
-                    end->rc ? end->error.text : "ok");
+                    end->rc == IC_ECANCELED ? "stopped"
+                    : end->rc               ? end->error.text
+                                            : "ok");
         t->head.open_media = 0;
     }
     t->spoken_us = ic_clock_mono_us();
