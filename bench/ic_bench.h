@@ -23,6 +23,7 @@ typedef struct ic_bench_command {
     X(engine) \
     X(logits) \
     X(policy) \
+    X(stream) \
     IC_BENCH_SERVER_COMMANDS(X)
 /* clang-format on */
 

@@ -43,6 +43,8 @@ static int rows_of(ic_session *s, const ic_input *in, ic_error *e)
     case IC_INPUT_GROUP:
     case IC_INPUT_IMAGE:
         return rows_of_frames(s, in, e);
+    case IC_INPUT_RAW:
+        return ic_grammar_raw(s->grammar, in->text, &s->rows, e);
     case IC_INPUT_ASK: {
         int rc = in->text[0] ? ic_grammar_text(s->grammar, in->text, &s->rows, e) : IC_OK;
         return rc ? rc : ic_grammar_ask(s->grammar, &s->rows, e);
@@ -76,9 +78,9 @@ static int make_rows(ic_session *s, const ic_input *in, ic_error *e)
     return rc;
 }
 
-static void begin_turn(ic_session *s)
+static void begin_turn(ic_session *s, const ic_input *in)
 {
-    if (s->turn_open)
+    if (s->turn_open || in->kind == IC_INPUT_RAW)
         return;
     s->turn_open = true;
     s->stats.prompt_tokens = 0;
@@ -128,7 +130,7 @@ static void open_next(ic_session *s, ic_slice *slice)
         if (in.kind == IC_INPUT_CLOSE)
             s->turn_open = false;
         else
-            begin_turn(s);
+            begin_turn(s, &in);
         s->current = in;
         s->open = true;
         s->encoded = false;
@@ -285,7 +287,7 @@ static void count_rows(ic_session *s, const ic_work *work)
     }
     s->at += work->rows;
     s->stats.tokens += (uint64_t)work->rows;
-    if (s->current.kind != IC_INPUT_CLOSE)
+    if (s->current.kind != IC_INPUT_CLOSE && s->current.kind != IC_INPUT_RAW)
         s->stats.prompt_tokens += work->rows;
 }
 

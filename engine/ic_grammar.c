@@ -445,6 +445,14 @@ int ic_grammar_text(ic_grammar_state *s, const char *text, ic_grammar_rows *out,
     return rc == IC_OK ? hold(s, text, e) : rc;
 }
 
+int ic_grammar_raw(ic_grammar_state *s, const char *text, ic_grammar_rows *out, ic_error *e)
+{
+    if (s->turn == TURN_USER || s->turn == TURN_ASSISTANT)
+        return ic_error_set(e, IC_EBUSY, "plain text cannot come within a turn");
+    int rc = hold(s, text, e);
+    return rc == IC_OK ? settle(s, 0, 0, false, out, e) : rc;
+}
+
 int ic_grammar_ask(ic_grammar_state *s, ic_grammar_rows *out, ic_error *e)
 {
     const ic_grammar *g = s->grammar;

@@ -75,6 +75,9 @@ IC_MUST_CHECK int ic_grammar_image(ic_grammar_state *s, int grid_h, int grid_w, 
 /* UTF-8; together at most IC_TOKENIZER_MAX_TEXT in one stretch, else IC_ELIMIT. */
 IC_MUST_CHECK int ic_grammar_text(ic_grammar_state *s, const char *text, ic_grammar_rows *out,
                                   ic_error *e);
+/* Text outside of all turns, tokenised by itself. IC_EBUSY in a turn. */
+IC_MUST_CHECK int ic_grammar_raw(ic_grammar_state *s, const char *text, ic_grammar_rows *out,
+                                 ic_error *e);
 /* Closes the user turn and opens the assistant's: afterwards the model may speak. */
 IC_MUST_CHECK int ic_grammar_ask(ic_grammar_state *s, ic_grammar_rows *out, ic_error *e);
 /* The answer has ended; `last` is the last token that went into the cache (a stop token or not; -1

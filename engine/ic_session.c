@@ -471,6 +471,18 @@ static bool is_answering(const ic_session *s)
     return begun && !s->answer.told;
 }
 
+int ic_session_raw(ic_session *s, const char *text, ic_error *e)
+{
+    int rc = check_text(text, e);
+    if (rc)
+        return rc;
+    if (s->turn_open || s->half.frame[0] || waiting_ask(s))
+        return ic_error_set(e, IC_EBUSY, "a turn is open: plain text comes before it or behind it");
+    if (text[0])
+        push(s, IC_INPUT_RAW)->text = ic_strdup(text);
+    return IC_OK;
+}
+
 int ic_session_ask(ic_session *s, const char *text, const ic_sampling *sampling, ic_error *e)
 {
     int rc = check_text(text, e);

@@ -67,6 +67,9 @@ IC_MUST_CHECK int ic_session_image(ic_session *s, ic_frame **frame, const ic_gri
                                    ic_error *e);
 /* Text of the user turn, which stays open. */
 IC_MUST_CHECK int ic_session_text(ic_session *s, const char *text, ic_error *e);
+/* Text as it is, outside of all turns and templates, tokenised by itself: a plain stream for a
+ * language model (bench). IC_EBUSY in a turn that is open. */
+IC_MUST_CHECK int ic_session_raw(ic_session *s, const char *text, ic_error *e);
 /* Closes the user turn with this text and lets the model answer. IC_EBUSY while an answer is going
  * on or waits. */
 IC_MUST_CHECK int ic_session_ask(ic_session *s, const char *text, const ic_sampling *sampling,

@@ -13,6 +13,7 @@ typedef enum ic_input_kind {
     IC_INPUT_IMAGE,
     IC_INPUT_ASK,
     IC_INPUT_CLOSE, /* what the template wants after an answer */
+    IC_INPUT_RAW,   /* text outside of all turns */
     IC_INPUT_KINDS
 } ic_input_kind;
 

@@ -336,8 +336,8 @@ static int load_input(const ic_session *s, reader *r, ic_input *in)
         rc = load_frames(s, r, in);
     if (rc)
         return rc;
-    bool texts =
-        in->kind == IC_INPUT_SYSTEM || in->kind == IC_INPUT_TEXT || in->kind == IC_INPUT_ASK;
+    bool texts = in->kind == IC_INPUT_SYSTEM || in->kind == IC_INPUT_TEXT
+                 || in->kind == IC_INPUT_ASK || in->kind == IC_INPUT_RAW;
     if (r->c.status || texts != (in->text != NULL))
         return garbled(r, "an input");
     if (in->kind == IC_INPUT_ASK
