@@ -103,8 +103,6 @@ static int write_op(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e)
                                        op->bytes.size ? op->bytes.data : NULL, op->bytes.size, e);
     case IC_WRITE_TOUCH:
         return ic_store_session_touch(s, w->session, w->time_us, &op->counters, e);
-    case IC_WRITE_STATE:
-        return ic_store_session_set_state(s, w->session, op->kind, e);
     case IC_WRITE_MEDIA:
         return write_media(s, w, op, e);
     case IC_WRITE_TRIM:

@@ -251,6 +251,7 @@ void talk_begin_stop(talk *t, talk_why why)
         t->phase = TALK_STOPPING;
     }
     t->home_wanted = false;
+    t->checkpoint_error = (ic_error){0};
     talk_source_stop(t);
 }
 

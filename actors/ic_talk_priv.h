@@ -63,7 +63,6 @@ typedef struct talk_turn {
     int64_t arrived_wall_us, first_event;
     bool admitted; /* durable */
     bool cancelled;
-    bool begun;      /* its first token, or its end, has come */
     int32_t *tokens; /* shown */
     int count, capacity;
     int replayed; /* of these, shown before this process: not written again */
@@ -198,9 +197,8 @@ typedef struct talk {
     bool model_busy;  /* the last progress said that there is more to do */
     bool home_wanted; /* for a checkpoint */
     bool exact;
-    uint64_t recomputed;     /* tokens, by the resume */
-    uint64_t frames_sent;    /* into the engine, as the engine counts them */
-    uint64_t evicted_before; /* by former processes */
+    uint64_t recomputed;  /* tokens, by the resume */
+    uint64_t frames_sent; /* into the engine, as the engine counts them */
 
     /* loading */
     ic_job_load *load;
