@@ -278,25 +278,32 @@ static int measure_prefill(model *m, double seconds, speed *s, uint32_t *ordinal
     return 0;
 }
 
-/* Single tokens behind `history` rows, each in place of the one before. */
-static int measure_decode(model *m, int history, double seconds, double read_rate, speed *s,
+/* Single tokens behind `history` rows, each in place of the one before. Between them the same
+ * memory is read plainly: one layer's largest weight, as long unread as the decode products find
+ * theirs, so that both sides see the same machine as often. */
+static int measure_decode(model *m, int history, double seconds, speed *s, double *read_rate,
                           uint32_t *ordinal, ic_error *e)
 {
     int rc = 0;
     for (int at = 0; at < history && rc == 0; at += CHUNK)
         rc = run_step(m, history - at < CHUNK ? history - at : CHUNK, IC_PREFILL, ordinal, e);
     double bytes = (double)m->weight_bytes + (double)ic_slab_row_bytes_live(m->slab);
-    double start = now();
+    double start = now(), reading = 0;
     forget_laps(m);
-    while (rc == 0 && now() - start < seconds) {
+    for (int i = 0; rc == 0 && now() - start < seconds; i++) {
         double before = now();
         rc = run_step(m, 1, IC_DECODE, ordinal, e);
         double rate = 1 / (now() - before);
         s->best = rate > s->best ? rate : s->best;
         ic_slab_drop_last(m->slab, 1);
+        const layer *l = &m->layers[i % m->s.layers];
+        size_t window = (size_t)ic_weight_bytes(l->gate_up);
+        rate = (double)window / ic_device_read_time(m->d, l->host[2], window);
+        reading = rate > reading ? rate : reading;
     }
     s->undisturbed = 1 / undisturbed(m);
-    s->fraction = s->undisturbed * bytes / read_rate;
+    s->fraction = s->undisturbed * bytes / reading;
+    *read_rate = reading > *read_rate ? reading : *read_rate;
     ic_slab_drop_last(m->slab, history);
     return rc;
 }
@@ -318,7 +325,6 @@ static int measure(model *m, int history, double seconds, figures *f, ic_error *
     uint32_t ordinal = 0;
     const shape *s = &m->s;
     int threads = ic_device_info_of(m->d)->threads;
-    f->read_rate = ic_device_read_rate(m->d, (size_t)512 << 20, seconds);
     f->gemm_rate = ic_device_gemm_rate(m->d, m->dtype, CHUNK, 2 * s->inter, s->hidden, seconds);
     f->library_rate = library_rate(m, threads, seconds);
     int rc = measure_prefill(m, seconds * 3, &f->prefill, &ordinal, e);
@@ -326,9 +332,9 @@ static int measure(model *m, int history, double seconds, figures *f, ic_error *
     f->prefill.fraction = flops / f->gemm_rate;
     f->prefill_library = f->library_rate > 0 ? flops / f->library_rate : 0;
     if (rc == 0)
-        rc = measure_decode(m, 16, seconds * 2, f->read_rate, &f->decode, &ordinal, e);
+        rc = measure_decode(m, 16, seconds * 4, &f->decode, &f->read_rate, &ordinal, e);
     if (rc == 0)
-        rc = measure_decode(m, history, seconds * 2, f->read_rate, &f->decode_long, &ordinal, e);
+        rc = measure_decode(m, history, seconds * 4, &f->decode_long, &f->read_rate, &ordinal, e);
     return rc;
 }
 

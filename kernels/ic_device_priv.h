@@ -45,6 +45,7 @@ typedef struct ic_backend {
                           const int32_t *starts, int n, int heads, float scale, ic_mat *y);
     int (*wait)(ic_device *d);
     double (*read_rate)(ic_device *d, size_t bytes, double seconds);
+    double (*read_time)(ic_device *d, const void *memory, size_t bytes);
     double (*gemm_rate)(ic_device *d, ic_dtype compute, int m, int n, int k, double seconds);
 } ic_backend;
 

@@ -188,6 +188,11 @@ double ic_device_read_rate(ic_device *d, size_t bytes, double seconds)
     return d->backend->read_rate(d, bytes, seconds);
 }
 
+double ic_device_read_time(ic_device *d, const void *memory, size_t bytes)
+{
+    return d->backend->read_time(d, memory, bytes);
+}
+
 double ic_device_gemm_rate(ic_device *d, ic_dtype compute, int m, int n, int k, double seconds)
 {
     IC_ASSERT((compute == IC_F32 || compute == IC_BF16) && m > 0 && n > 0 && k > 0);

@@ -115,6 +115,8 @@ int ic_ops_wait(ic_device *d);
  * memory by all threads, and flop/s of the device's own best GEMM [m, k] x [n, k]^T in that dtype.
  */
 double ic_device_read_rate(ic_device *d, size_t bytes, double seconds);
+/* Seconds that one plain read of device memory by all threads takes. */
+double ic_device_read_time(ic_device *d, const void *memory, size_t bytes);
 double ic_device_gemm_rate(ic_device *d, ic_dtype compute, int m, int n, int k, double seconds);
 
 #endif

@@ -81,6 +81,7 @@ void ic_cpu_weight_destroy(ic_weight *w);
 int ic_cpu_gemm(ic_device *d, ic_role role, const ic_mat *x, const ic_weight *w, const float *bias,
                 bool add, ic_mat *y);
 double ic_cpu_gemm_rate(ic_device *d, ic_dtype compute, int m, int n, int k, double seconds);
+double ic_cpu_read_time(ic_device *d, const void *memory, size_t bytes);
 double ic_cpu_read_rate(ic_device *d, size_t bytes, double seconds);
 
 int ic_cpu_gather(ic_device *d, const ic_mat *table, const int32_t *ids, ic_mat *y);

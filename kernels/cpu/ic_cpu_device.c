@@ -112,28 +112,34 @@ double ic_cpu_now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+double ic_cpu_read_time(ic_device *base, const void *memory, size_t bytes)
+{
+    ic_cpu_device *d = ic_cpu_of(base);
+    float *results = ic_calloc((size_t)ic_cpu_pool_threads(d->pool), sizeof *results);
+    read_job job = {d->vec, memory, bytes, results};
+    double before = ic_cpu_now();
+    ic_cpu_pool_run(d->pool, read_piece, &job, (int)((bytes + READ_PIECE - 1) / READ_PIECE));
+    double after = ic_cpu_now();
+    ic_free(results);
+    return after - before;
+}
+
 /* The best of windows of 64 MiB, each long out of the caches when its turn comes again: what the
  * memory gives when nobody else reads. */
 double ic_cpu_read_rate(ic_device *base, size_t bytes, double seconds)
 {
-    ic_cpu_device *d = ic_cpu_of(base);
     enum { WINDOW = 64 << 20 };
     char *data = ic_try_alloc_aligned(bytes);
     if (!data)
         return 0;
-    float *results = ic_calloc((size_t)ic_cpu_pool_threads(d->pool), sizeof *results);
     size_t at = 0;
-    double best = 0, start = ic_cpu_now(), before = start;
+    double best = 0, start = ic_cpu_now();
     do {
-        read_job job = {d->vec, data + at, bytes - at < WINDOW ? bytes - at : WINDOW, results};
-        ic_cpu_pool_run(d->pool, read_piece, &job,
-                        (int)((job.bytes + READ_PIECE - 1) / READ_PIECE));
-        double after = ic_cpu_now(), rate = (double)job.bytes / (after - before);
+        size_t window = bytes - at < WINDOW ? bytes - at : WINDOW;
+        double rate = (double)window / ic_cpu_read_time(base, data + at, window);
         best = rate > best ? rate : best;
         at = at + WINDOW < bytes ? at + WINDOW : 0;
-        before = after;
-    } while (before - start < seconds);
-    ic_free(results);
+    } while (ic_cpu_now() - start < seconds);
     ic_free(data);
     return best;
 }
@@ -247,6 +253,7 @@ static const ic_backend backend = {
     .vision_rope = ic_cpu_vision_rope,
     .wait = device_wait,
     .read_rate = ic_cpu_read_rate,
+    .read_time = ic_cpu_read_time,
     .gemm_rate = ic_cpu_gemm_rate,
 };
 
