@@ -168,6 +168,22 @@ static void fill_source(ingest *in, ic_media_source *src)
     src->user = in;
 }
 
+/* The size that all frames are shrunk to: as asked for, and such that the session's cache takes it.
+ */
+static int fix_grid(ingest *in, const ic_media_info *info, ic_error *e)
+{
+    const ic_ingest_args *a = in->args;
+    int budget = a->frame_tokens > 0 ? a->frame_tokens : a->limits->frame_tokens;
+    if (a->most_tokens > 0 && budget > a->most_tokens)
+        budget = a->most_tokens;
+    int rc = ic_engine_grid(a->engine, info->width, info->height, budget, !in->image, &in->grid, e);
+    if (rc == IC_OK && a->most_tokens > 0
+        && (int64_t)in->grid.tokens_w * in->grid.tokens_h > a->most_tokens)
+        rc = ic_engine_grid(a->engine, info->width, info->height, a->most_tokens, !in->image,
+                            &in->grid, e);
+    return rc;
+}
+
 static int open_source(ingest *in, ic_error *e)
 {
     const ic_ingest_args *a = in->args;
@@ -182,8 +198,7 @@ static int open_source(ingest *in, ic_error *e)
     const ic_media_info *info = ic_media_get_info(in->media);
     in->live = info->is_live || a->live;
     in->image = a->image || info->is_image;
-    int budget = a->frame_tokens > 0 ? a->frame_tokens : a->limits->frame_tokens;
-    rc = ic_engine_grid(a->engine, info->width, info->height, budget, !in->image, &in->grid, e);
+    rc = fix_grid(in, info, e);
     if (rc)
         return rc;
     ic_mail_ingest_opened *m = ic_mail_new(IC_MAIL_INGEST_OPENED, sizeof *m, NULL);

@@ -52,6 +52,7 @@ typedef struct ic_ingest_args { /* the session's, for the actor's life */
     int64_t from_us, to_us; /* to_us -1: to the end */
     uint64_t max_frames;
     int frame_tokens;
+    int most_tokens;  /* of a frame pair, that the session's cache takes; 0: no such bound */
     ic_port *session; /* taken over by the actor's thread; the session closes it after the stop */
     atomic_bool stop;
 } ic_ingest_args;

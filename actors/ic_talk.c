@@ -10,6 +10,7 @@
 #include "base/ic_mem.h"
 
 enum {
+    TELL_US = 200000,   /* between two reports of figures to the router */
     TICK_MS = 50,       /* while something has a deadline */
     LINGER_US = 1000000 /* a suspended session that nobody follows goes after this */
 };
@@ -143,6 +144,14 @@ static void tell_router(talk *t)
     fill_state(t, &now);
     if (memcmp(&now, &t->told.state, sizeof now) == 0)
         return;
+    /* Figures that only grow are told a few times a second; what decides about it, at once. */
+    const ic_talk_state *last = &t->told.state;
+    bool urgent = now.state != last->state || now.resident != last->resident
+                  || now.busy != last->busy || now.attached != last->attached;
+    int64_t time = ic_clock_mono_us();
+    if (!urgent && time - t->told_us < TELL_US)
+        return;
+    t->told_us = time;
     t->told.state = now;
     ic_mail_session_state *m = ic_mail_new(IC_MAIL_SESSION_STATE, sizeof *m, NULL);
     snprintf(m->session, sizeof m->session, "%s", t->id);

@@ -185,6 +185,7 @@ typedef struct replay {
     talk_turn *asked[64]; /* admitted and not begun, in order */
     int count;
     talk_turn *now; /* begun and not ended */
+    ic_buf pixels;  /* of a frame to come */
 } replay;
 
 static int replay_ask(replay *r, ic_talk_record *rec)
@@ -252,22 +253,36 @@ static int replay_end(replay *r, const ic_talk_record *rec)
     return IC_OK; /* of a turn that the checkpoint holds already */
 }
 
+static int replay_frame(replay *r, ic_talk_record *rec)
+{
+    talk *t = r->t;
+    if (rec->detached) {
+        if (r->pixels.size != rec->frame->bytes)
+            return IC_EFORMAT;
+        memcpy(rec->frame->rgb, r->pixels.data, r->pixels.size);
+        ic_buf_clear(&r->pixels);
+    }
+    ic_mail_input *in =
+        ic_mail_input_new(t->seat, rec->kind == IC_RECORD_IMAGE ? IC_INPUT_IMAGE : IC_INPUT_FRAME);
+    in->frame = rec->frame;
+    rec->frame = NULL;
+    in->grid = rec->grid;
+    t->frames_sent++;
+    t->head.seen++;
+    talk_send_input(t, &in);
+    return IC_OK;
+}
+
 static int replay_record(replay *r, ic_talk_record *rec)
 {
     talk *t = r->t;
     ic_mail_input *in;
     switch (rec->kind) {
+    case IC_RECORD_PIXELS:
+        return ic_buf_append(&r->pixels, rec->pixels, rec->pixel_bytes);
     case IC_RECORD_FRAME:
     case IC_RECORD_IMAGE:
-        in = ic_mail_input_new(t->seat,
-                               rec->kind == IC_RECORD_IMAGE ? IC_INPUT_IMAGE : IC_INPUT_FRAME);
-        in->frame = rec->frame;
-        rec->frame = NULL;
-        in->grid = rec->grid;
-        t->frames_sent++;
-        t->head.seen++;
-        talk_send_input(t, &in);
-        return IC_OK;
+        return replay_frame(r, rec);
     case IC_RECORD_FRAMES_END:
         in = ic_mail_input_new(t->seat, IC_INPUT_FRAMES_END);
         talk_send_input(t, &in);
@@ -363,6 +378,7 @@ static void begin_replay(talk *t)
     }
     if (rc == IC_OK)
         take_up(&r);
+    ic_buf_fini(&r.pixels);
     talk_turn_free(&r.now);
     for (int i = 0; i < r.count; i++)
         talk_turn_free(&r.asked[i]);

@@ -162,14 +162,28 @@ void talk_send_input(talk *t, ic_mail_input **in_p)
 /* --- pumping: from the line into journal and model -----------------------------------------------
  */
 
-static void pump_frame(talk *t, talk_item *item)
+/* A frame that is too large for one record goes ahead of it in pieces. */
+static void record_frame(talk *t, const talk_item *item)
 {
+    enum { PIECE = 3 << 20 };
+    const ic_frame *f = item->frame;
     ic_talk_record r = {.kind = item->image ? IC_RECORD_IMAGE : IC_RECORD_FRAME,
                         .frame = item->frame,
-                        .grid = item->grid};
+                        .grid = item->grid,
+                        .detached = f->bytes > PIECE};
     talk_unit *u = talk_unit_new(t);
+    for (size_t at = 0; r.detached && at < f->bytes; at += PIECE) {
+        ic_talk_record piece = {.kind = IC_RECORD_PIXELS, .pixels = f->rgb + at};
+        piece.pixel_bytes = f->bytes - at < PIECE ? f->bytes - at : PIECE;
+        talk_unit_record(t, u, &piece, NULL);
+    }
     talk_unit_record(t, u, &r, NULL);
     talk_unit_add(t, &u);
+}
+
+static void pump_frame(talk *t, talk_item *item)
+{
+    record_frame(t, item);
     ic_mail_input *in = ic_mail_input_new(t->seat, item->image ? IC_INPUT_IMAGE : IC_INPUT_FRAME);
     talk_source_credit(t, item->frame->bytes);
     in->frame = item->frame;

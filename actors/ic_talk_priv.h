@@ -183,6 +183,7 @@ typedef struct talk {
     ic_mail_request *rm;
     int64_t spoken_us;          /* when somebody last spoke to it */
     ic_mail_session_state told; /* what the router knows */
+    int64_t told_us;
 
     /* from the store */
     ic_store_session record;

@@ -137,7 +137,7 @@ void ic_talk_record_fini(ic_talk_record *r)
     *r = (ic_talk_record){0};
 }
 
-static void put_frame(ic_buf *out, const ic_frame *f, const ic_grid *grid)
+static void put_frame(ic_buf *out, const ic_frame *f, const ic_grid *grid, bool detached)
 {
     ic_buf_u64(out, (uint64_t)f->pts_us);
     ic_buf_u64(out, f->ordinal);
@@ -145,7 +145,8 @@ static void put_frame(ic_buf *out, const ic_frame *f, const ic_grid *grid)
     ic_buf_u32(out, (uint32_t)grid->height);
     ic_buf_u32(out, (uint32_t)grid->tokens_w);
     ic_buf_u32(out, (uint32_t)grid->tokens_h);
-    ic_buf_append(out, f->rgb, f->bytes);
+    if (!detached)
+        ic_buf_append(out, f->rgb, f->bytes);
 }
 
 static int get_frame(ic_cursor *c, ic_talk_record *r)
@@ -160,12 +161,15 @@ static int get_frame(ic_cursor *c, ic_talk_record *r)
     r->frame = ic_frame_new(r->grid.width, r->grid.height);
     if (!r->frame)
         return IC_ENOMEM;
+    r->frame->pts_us = (int64_t)pts;
+    r->frame->ordinal = ordinal;
+    r->detached = ic_cursor_left(c) == 0;
+    if (r->detached)
+        return IC_OK;
     const void *rgb = ic_cursor_bytes(c, r->frame->bytes);
     if (!rgb)
         return IC_EFORMAT;
     memcpy(r->frame->rgb, rgb, r->frame->bytes);
-    r->frame->pts_us = (int64_t)pts;
-    r->frame->ordinal = ordinal;
     return IC_OK;
 }
 
@@ -175,7 +179,7 @@ int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out)
     switch (r->kind) {
     case IC_RECORD_FRAME:
     case IC_RECORD_IMAGE:
-        put_frame(out, r->frame, &r->grid);
+        put_frame(out, r->frame, &r->grid, r->detached);
         break;
     case IC_RECORD_FRAMES_END:
         break;
@@ -201,6 +205,9 @@ int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out)
     case IC_RECORD_MEDIA:
     case IC_RECORD_MEDIA_END:
         ic_buf_u64(out, r->media);
+        break;
+    case IC_RECORD_PIXELS:
+        ic_buf_append(out, r->pixels, r->pixel_bytes);
         break;
     }
     return out->status;
@@ -254,6 +261,10 @@ static int get_content(ic_cursor *c, ic_talk_record *r)
     case IC_RECORD_MEDIA_END:
         r->media = ic_cursor_u64(c);
         return IC_OK;
+    case IC_RECORD_PIXELS:
+        r->pixel_bytes = ic_cursor_left(c);
+        r->pixels = ic_cursor_bytes(c, r->pixel_bytes);
+        return r->pixel_bytes ? IC_OK : IC_EFORMAT;
     }
     return IC_EVERSION;
 }

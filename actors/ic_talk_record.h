@@ -31,12 +31,13 @@ typedef enum ic_talk_record_kind {
     IC_RECORD_FRAME = 1, /* frame, grid */
     IC_RECORD_IMAGE = 2, /* frame, grid */
     IC_RECORD_FRAMES_END = 3,
-    IC_RECORD_ASK = 4,      /* turn, key, text, sampling: admitted */
-    IC_RECORD_START = 5,    /* turn: its question goes into the model now */
-    IC_RECORD_TOKENS = 6,   /* turn, tokens: shown */
-    IC_RECORD_END = 7,      /* turn, finish */
-    IC_RECORD_MEDIA = 8,    /* media: a source is being read */
-    IC_RECORD_MEDIA_END = 9 /* media */
+    IC_RECORD_ASK = 4,       /* turn, key, text, sampling: admitted */
+    IC_RECORD_START = 5,     /* turn: its question goes into the model now */
+    IC_RECORD_TOKENS = 6,    /* turn, tokens: shown */
+    IC_RECORD_END = 7,       /* turn, finish */
+    IC_RECORD_MEDIA = 8,     /* media: a source is being read */
+    IC_RECORD_MEDIA_END = 9, /* media */
+    IC_RECORD_PIXELS = 10 /* pixels: a piece of the next frame, which is too large for one record */
 } ic_talk_record_kind;
 
 typedef struct ic_talk_record {
@@ -45,8 +46,11 @@ typedef struct ic_talk_record {
     int finish;      /* ic_finish */
     uint8_t key[16]; /* of the request */
     ic_grid grid;
-    ic_frame *frame; /* owned */
-    char *text;      /* owned */
+    ic_frame *frame;       /* owned */
+    bool detached;         /* the frame's pixels came before it, in PIXELS */
+    const uint8_t *pixels; /* PIXELS; Borrows: from the bytes that were decoded */
+    size_t pixel_bytes;
+    char *text; /* owned */
     ic_sampling sampling;
     int32_t *tokens; /* owned */
     int count;

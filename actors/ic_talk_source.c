@@ -80,6 +80,7 @@ static void fill_args(talk *t, talk_source *s, const ic_wire_media *m)
     a->to_us = ic_wire_has(m, media, to_us) ? (int64_t)m->to_us : -1;
     a->max_frames = ic_wire_get(m, media, max_frames, 0);
     a->frame_tokens = (int)ic_wire_get(m, media, frame_tokens, 0);
+    a->most_tokens = t->config.engine.group_tokens_max;
     s->image = a->image;
 }
 
