@@ -3,8 +3,8 @@
 #include <string.h>
 
 static const ic_policy *const policies[] = {
-    &ic_policy_full, &ic_policy_streaming, &ic_policy_saddle,       &ic_policy_window,
-    &ic_policy_h2o,  &ic_policy_snapkv,    &ic_policy_recent_frames};
+    &ic_policy_full,   &ic_policy_streaming, &ic_policy_saddle, &ic_policy_saddle_paper,
+    &ic_policy_window, &ic_policy_h2o,       &ic_policy_snapkv, &ic_policy_recent_frames};
 
 const ic_policy *ic_policy_find(const char *name)
 {
@@ -17,7 +17,7 @@ const ic_policy *ic_policy_find(const char *name)
 
 const char *ic_policy_names(void)
 {
-    return "full, streaming, saddle, window, h2o, snapkv, recent-frames";
+    return "full, streaming, saddle, saddle-paper, window, h2o, snapkv, recent-frames";
 }
 
 void ic_policy_settle(ic_session_config *c)

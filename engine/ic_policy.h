@@ -33,6 +33,7 @@ typedef struct ic_policy {
 extern const ic_policy ic_policy_full;
 extern const ic_policy ic_policy_streaming;
 extern const ic_policy ic_policy_saddle;
+extern const ic_policy ic_policy_saddle_paper;
 extern const ic_policy ic_policy_window;
 extern const ic_policy ic_policy_h2o;
 extern const ic_policy ic_policy_snapkv;

@@ -8,7 +8,11 @@
  * over those rows of the window that see a column, and over the query heads that share a kv head;
  * selection per kv head; the bias S + lambda * mean(S) * rank / (n - 1), rank by age. Rows that
  * came since the last window (an answer) count as recent; when an answer uses up its slack, the
- * lowest scores of the last chunk leave first, then the oldest rows. */
+ * lowest scores of the last chunk leave first, then the oldest rows.
+ *
+ * saddle-paper is that. saddle differs in one thing, which is ours too: scores are means over 15
+ * neighbours, so that stretches stay and not lone tokens, whose neighbours in the cache would then
+ * be strangers (docs/policies.md has the measurement). */
 #include "engine/ic_policy.h"
 
 static void build_plan(const ic_session_config *c, ic_plan *plan)
@@ -39,8 +43,17 @@ static int answer_row(const ic_session_config *c, int used, bool *evict, ic_plan
 const ic_policy ic_policy_saddle = {.name = "saddle",
                                     .score = IC_SCORE_WINDOW,
                                     .recent_pct = 50,
-                                    .bias_pct = 50,
-                                    .pool = 1,
+                                    .bias_pct = 100,
+                                    .pool = 15,
                                     .admit = ic_policy_admit,
                                     .chunk_end = chunk_end,
                                     .answer_row = answer_row};
+
+const ic_policy ic_policy_saddle_paper = {.name = "saddle-paper",
+                                          .score = IC_SCORE_WINDOW,
+                                          .recent_pct = 50,
+                                          .bias_pct = 100,
+                                          .pool = 1,
+                                          .admit = ic_policy_admit,
+                                          .chunk_end = chunk_end,
+                                          .answer_row = answer_row};

@@ -307,7 +307,7 @@ static void choose(const world *w, int index)
         keep_newest(h, recent, true, NULL);
         keep_frames(h, c->frames);
     } else {
-        if (strcmp(name, "saddle") == 0)
+        if (strncmp(name, "saddle", 6) == 0)
             keep_oldest(h, c->sinks);
         keep_newest(h, strcmp(name, "snapkv") == 0 ? c->window : recent, false, score);
         keep_best(h, score);
@@ -514,10 +514,12 @@ static void test_window(void **state)
 static void test_saddle(void **state)
 {
     (void)state;
-    run(&(ic_session_config){.policy = "saddle", .recent_pct = 30});
-    run(&(ic_session_config){.policy = "saddle", .window = 7, .bias_pct = -1, .recent_pct = 20});
+    run(&(ic_session_config){.policy = "saddle"});
+    run(&(ic_session_config){.policy = "saddle-paper", .recent_pct = 30});
+    run(&(ic_session_config){
+        .policy = "saddle-paper", .window = 7, .bias_pct = -1, .recent_pct = 20});
     run(&(ic_session_config){.policy = "saddle", .smooth_pct = 60, .pool = 3, .bias_pct = 200});
-    run(&(ic_session_config){.policy = "saddle", .per_layer = 1, .recent_pct = 10});
+    run(&(ic_session_config){.policy = "saddle-paper", .per_layer = 1, .recent_pct = 10});
 }
 
 /* h2o keeps the newest rows and the largest sums over all rows that ever came. */
@@ -619,8 +621,8 @@ static void test_bits(void **state)
 static void test_names(void **state)
 {
     (void)state;
-    static const char *const names[] = {"full", "streaming", "saddle",       "window",
-                                        "h2o",  "snapkv",    "recent-frames"};
+    static const char *const names[] = {"full",   "streaming", "saddle", "saddle-paper",
+                                        "window", "h2o",       "snapkv", "recent-frames"};
     assert_null(ic_policy_find("lru"));
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         assert_string_equal(ic_policy_find(names[i])->name, names[i]);
