@@ -260,10 +260,20 @@ typedef struct figures {
     double prefill_library; /* as a fraction of the library's rate */
 } figures;
 
-/* Whole chunks, each in place of the one before. */
-static int measure_prefill(model *m, double seconds, speed *s, uint32_t *ordinal, ic_error *e)
+/* One product of the size of a chunk's largest. */
+static void measure_gemm(const model *m, ic_device *d, double *best)
+{
+    double rate = d ? ic_device_gemm_rate(d, m->dtype, CHUNK, 2 * m->s.inter, m->s.hidden, 0) : 0;
+    *best = rate > *best ? rate : *best;
+}
+
+/* Whole chunks, each in place of the one before. Between them plain products, own and through the
+ * library, as large and as often as a chunk's, so that both sides see the same machine. */
+static int measure_prefill(model *m, ic_device *library, double seconds, figures *f,
+                           uint32_t *ordinal, ic_error *e)
 {
     double start = now();
+    speed *s = &f->prefill;
     forget_laps(m);
     do {
         double before = now();
@@ -273,8 +283,14 @@ static int measure_prefill(model *m, double seconds, speed *s, uint32_t *ordinal
         double rate = CHUNK / (now() - before);
         s->best = rate > s->best ? rate : s->best;
         ic_slab_drop_last(m->slab, CHUNK);
+        measure_gemm(m, m->d, &f->gemm_rate);
+        measure_gemm(m, library, &f->library_rate);
     } while (now() - start < seconds);
     s->undisturbed = CHUNK / undisturbed(m);
+    double flops =
+        2 * (double)m->layer_weights * s->undisturbed; /* of the layers' products alone */
+    s->fraction = flops / f->gemm_rate;
+    f->prefill_library = f->library_rate > 0 ? flops / f->library_rate : 0;
     return 0;
 }
 
@@ -308,29 +324,17 @@ static int measure_decode(model *m, int history, double seconds, speed *s, doubl
     return rc;
 }
 
-/* The rate of the library's GEMM on this machine, from a device that uses it. */
-static double library_rate(const model *m, int threads, double seconds)
-{
-    ic_device *d = NULL;
-    ic_device_config config = {.kind = "cpu", .threads = threads, .library = true};
-    if (ic_device_open(&d, &config, NULL))
-        return 0;
-    double rate = ic_device_gemm_rate(d, m->dtype, CHUNK, 2 * m->s.inter, m->s.hidden, seconds);
-    ic_device_close(&d);
-    return rate;
-}
-
 static int measure(model *m, int history, double seconds, figures *f, ic_error *e)
 {
     uint32_t ordinal = 0;
-    const shape *s = &m->s;
-    int threads = ic_device_info_of(m->d)->threads;
-    f->gemm_rate = ic_device_gemm_rate(m->d, m->dtype, CHUNK, 2 * s->inter, s->hidden, seconds);
-    f->library_rate = library_rate(m, threads, seconds);
-    int rc = measure_prefill(m, seconds * 3, &f->prefill, &ordinal, e);
-    double flops = 2 * (double)m->layer_weights * f->prefill.undisturbed; /* of products alone */
-    f->prefill.fraction = flops / f->gemm_rate;
-    f->prefill_library = f->library_rate > 0 ? flops / f->library_rate : 0;
+    ic_device *library = NULL; /* stays NULL in a build without one: then its rate is 0 */
+    ic_device_config config = {
+        .kind = "cpu", .threads = ic_device_info_of(m->d)->threads, .library = true};
+    int rc = ic_device_open(&library, &config, e);
+    rc = rc == IC_EUNSUPPORTED ? 0 : rc;
+    if (rc == 0)
+        rc = measure_prefill(m, library, seconds * 4, f, &ordinal, e);
+    ic_device_close(&library);
     if (rc == 0)
         rc = measure_decode(m, 16, seconds * 4, &f->decode, &f->read_rate, &ordinal, e);
     if (rc == 0)

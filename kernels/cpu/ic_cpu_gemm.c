@@ -10,11 +10,12 @@
 #include "kernels/cpu/ic_cpu.h"
 
 enum {
-    PANEL_COLS = 64,        /* outputs of a task */
-    PANEL_K = 1024,         /* of the sum at a time: panel and rows stay in the L2 cache */
-    TILE_ROWS = 512,        /* rows of x at a time */
-    DECODE_BYTES = 1 << 17, /* of weight in a decode task */
-
+    PANEL_COLS = 64,            /* outputs of a task */
+    PANEL_K = 1024,             /* of the sum at a time: panel and rows stay in the L2 cache */
+    TILE_ROWS = 512,            /* rows of x at a time */
+    DECODE_TASKS = 8,           /* per thread, if the weight is large enough: so that a slow core */
+    DECODE_BYTES_MIN = 1 << 16, /* holds up little, and a stream is long beside its start */
+    DECODE_BYTES_MAX = 1 << 19
 };
 
 /* --- weights --- */
@@ -161,7 +162,10 @@ static void decode_task(void *arg, int task, int worker)
 static int run_decode(gemm_job *j)
 {
     int64_t in = j->w->base.in_dim, out = j->w->base.out_dim;
-    int64_t rows = DECODE_BYTES / (in * (int64_t)ic_dtype_size(j->w->stored));
+    int64_t bytes = j->w->base.bytes / (ic_cpu_pool_threads(j->d->pool) * DECODE_TASKS);
+    bytes = bytes < DECODE_BYTES_MIN ? DECODE_BYTES_MIN : bytes;
+    bytes = bytes > DECODE_BYTES_MAX ? DECODE_BYTES_MAX : bytes;
+    int64_t rows = bytes / (in * (int64_t)ic_dtype_size(j->w->stored));
     j->block = ic_cpu_round_up(rows > 0 ? rows : 1, IC_CPU_LANES);
     if (ic_cpu_reserve_workers(j->d, (size_t)(j->x->rows * j->block) * sizeof(float)))
         return IC_ENOMEM;
