@@ -207,8 +207,35 @@ static void keep_newest(eviction *v, int rows, bool unscored)
     }
 }
 
+/* Where all rows cost the same and few must go (h2o: one in every step), the worst are found
+ * without sorting. The same choice. */
+static bool drop_worst(eviction *v)
+{
+    enum { FEW = 4 };
+    int n = 0;
+    for (int i = 0; i < v->count; i++)
+        if (is_open(v, i) && v->score[i] >= 0)
+            v->ranked[n++] = i;
+    int drop = n - (v->plan->budget - v->kept);
+    if (v->group_count > 0 || drop > FEW || drop < 0)
+        return false;
+    for (; drop > 0; drop--) {
+        int worst = 0;
+        for (int i = 1; i < n; i++)
+            if (v->score[v->ranked[i]] < v->score[v->ranked[worst]])
+                worst = i;
+        memmove(v->ranked + worst, v->ranked + worst + 1,
+                (size_t)(--n - worst) * sizeof *v->ranked);
+    }
+    for (int i = 0; i < n; i++)
+        keep_row(v, v->ranked[i]);
+    return true;
+}
+
 static void keep_best(eviction *v)
 {
+    if (drop_worst(v))
+        return;
     int n = rank_scores(v);
     for (int i = n - 1; i >= 0 && v->kept < v->plan->budget; i--)
         if (fits(v, v->ranked[i]))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Asks the questions of a held-out set through the service itself and prints the share of right answers per kind.
 
-usage: run.py [--build DIR] [--model DIR] [--set DIR] [--json] [--verbose]
+usage: run.py [--build DIR] [--model DIR] [--set DIR] [--policy NAME] [--cache-tokens N] [--json] [--verbose]
 
 Starts infchatd on a private endpoint with its own store, plays every clip of <set>/questions.json into a new session with
 `infchat new --video`, and asks its rounds with `infchat ask`, as a user would. An answer is right when every phrase of
@@ -54,10 +54,11 @@ class Service:
         return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def ask_all(service, folder, verbose):
+def ask_all(service, folder, verbose, memory=()):
     kinds = {}
     for clip in json.load(open(folder + "/questions.json")):
-        new = service.infchat("new", "--video", "%s/%s" % (folder, clip["clip"]), "--fps", str(clip["fps"]))
+        new = service.infchat("new", "--video", "%s/%s" % (folder, clip["clip"]), "--fps", str(clip["fps"]),
+                              *memory)
         for turn in clip["rounds"]:
             text = service.infchat("ask", new["session"], turn["q"])["text"]
             right = is_right(text, turn["accept"])
@@ -73,11 +74,15 @@ def main():
     options.add_argument("--build", default=ROOT + "/build")
     options.add_argument("--model", default=ROOT + "/models/demo")
     options.add_argument("--set", default=HERE)
+    options.add_argument("--policy", help="what the sessions' memory keeps (docs/policies.md)")
+    options.add_argument("--cache-tokens", help="and how much")
     options.add_argument("--json", action="store_true")
     options.add_argument("--verbose", action="store_true", help="print the wrong answers")
     given = options.parse_args()
+    memory = ["--policy", given.policy] if given.policy else []
+    memory += ["--cache-tokens", given.cache_tokens] if given.cache_tokens else []
     with Service(given.build, given.model) as service:
-        kinds = ask_all(service, given.set, given.verbose)
+        kinds = ask_all(service, given.set, given.verbose, memory)
     everything = [right for answers in kinds.values() for right in answers]
     rows = [(kind, sum(a), len(a)) for kind, a in sorted(kinds.items())] + [("all", sum(everything), len(everything))]
     if given.json:
