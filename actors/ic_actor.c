@@ -267,7 +267,7 @@ static void run_actor(zsock_t *pipe, void *arg)
     zsock_set_rcvhwm(pipe, 16);
     zsock_set_sndhwm(pipe, 16);
     zsock_signal(pipe, 0);
-    ic_actor_self self = {.pipe = pipe, .inbox = a->inbox, .args = a->args};
+    ic_actor_self self = {.pipe = pipe, .inbox = a->inbox, .args = a->args, .actor = a};
     self.poller = zpoller_new(pipe, ic_inbox_sock(a->inbox), NULL);
     IC_ASSERT(self.poller);
     zpoller_set_nonstop(self.poller, true);
@@ -280,6 +280,7 @@ static void run_actor(zsock_t *pipe, void *arg)
 
 void ic_actor_ready(ic_actor_self *self, const ic_error *verdict)
 {
+    hand_over(self->actor);
     zsock_send(self->pipe, "is", verdict ? verdict->code : IC_OK, verdict ? verdict->text : "");
 }
 
@@ -289,8 +290,10 @@ static void read_pipe(ic_actor_self *self)
         char *word = zstr_recv(self->pipe);
         if (!word)
             return;
-        if (streq(word, "$TERM"))
+        if (streq(word, "$TERM")) {
+            taken_over(self->actor);
             self->stopping = true;
+        }
         zstr_free(&word);
     }
 }
@@ -315,6 +318,7 @@ static int wait_verdict(ic_actor *a, int deadline_ms, ic_error *e)
                             deadline_ms / 1000);
     else if (code)
         ic_error_set(e, code, "%s", text);
+    taken_over(a);
     zstr_free(&text);
     return code;
 }
@@ -366,6 +370,7 @@ bool ic_actor_stop(ic_actor **a_p, int deadline_ms)
         return true;
     zsock_t *pipe = zactor_sock(a->zactor);
     zsock_set_sndtimeo(pipe, 0); /* the pipe never carries data: this finds room */
+    hand_over(a);
     zstr_send(pipe, "$TERM");
     zsock_set_rcvtimeo(pipe, deadline_ms);
     bool ended = zsock_wait(pipe) == 0;

@@ -92,6 +92,7 @@ typedef struct ic_actor_self {
     zsock_t *pipe;
     ic_inbox *inbox; /* made before the thread, closed after it */
     void *args;      /* what ic_actor_start was given */
+    void *actor;     /* names the hand-over at start and stop to the sanitizer */
     ic_outbox outbox;
     zpoller_t *poller; /* pipe and inbox; the actor may add */
     bool stopping;
