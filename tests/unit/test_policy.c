@@ -52,6 +52,14 @@ static int open_device(void **state)
     return ic_device_open(&device, &(ic_device_config){.kind = "cpu", .threads = 2}, NULL);
 }
 
+static int open_plain(void **state)
+{
+    int rc = open_device(state);
+    ic_device_close(&device);
+    ic_device_config config = {.kind = "cpu", .threads = 2, .plain_loops = true};
+    return rc ? rc : ic_device_open(&device, &config, NULL);
+}
+
 static int close_device(void **state)
 {
     (void)state;
@@ -81,6 +89,7 @@ typedef struct world {
     const ic_policy *policy;
     head heads[LAYERS * KV];
     uint32_t ordinal, group;
+    bool plain; /* text alone, most of it row by row, as an answer comes */
 } world;
 
 static void place(head *h)
@@ -341,7 +350,7 @@ static void evict_reference(world *w)
 static int make_rows(world *w, ic_row *rows)
 {
     int n = 0;
-    if (next_random(2)) { /* a frame group: timestamp, patches, closing marker */
+    if (!w->plain && next_random(2)) { /* a frame group: timestamp, patches, closing marker */
         int gh = 2 + (int)next_random(3), gw = 3 + (int)next_random(4);
         uint16_t advance = (uint16_t)(gh > gw ? gh : gw);
         w->group++;
@@ -356,6 +365,8 @@ static int make_rows(world *w, ic_row *rows)
         rows[n++] = (ic_row){.group = w->group, .kind = IC_ROW_MARKER, .advance = 1};
     }
     int text = n ? (int)next_random(20) : 1 + (int)next_random(CHUNK);
+    if (w->plain && next_random(4))
+        text = 1;
     for (int i = 0; i < text; i++)
         rows[n++] = (ic_row){.kind = IC_ROW_TEXT, .advance = 1};
     for (int i = 0; i < n; i++) {
@@ -460,12 +471,13 @@ static void evict(world *w)
     evict_reference(w);
 }
 
-static void run(const ic_session_config *config)
+static void run_stream(const ic_session_config *config, bool plain)
 {
     world *w = ic_alloc(sizeof *w);
     ic_error e = {0};
     ic_slab_desc desc = {LAYERS, KV, DIM, SLOTS, IC_F32, IC_F32};
     w->config = *config;
+    w->plain = plain;
     w->config.cache_tokens = BUDGET;
     w->config.slack = SLACK;
     w->config.sinks = 3;
@@ -476,7 +488,7 @@ static void run(const ic_session_config *config)
         ic_slab_keep_scores(w->slab, w->policy->score, (float)w->config.smooth_pct / 100.0f, &e),
         &e);
     gap = INFINITY;
-    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+    for (int chunk = 0; chunk < (plain ? 4 * CHUNKS : CHUNKS); chunk++) {
         ic_row rows[2 * CHUNK];
         float *q[LAYERS];
         int n = make_rows(w, rows);
@@ -494,6 +506,11 @@ static void run(const ic_session_config *config)
     assert_true(gap > 1e-5); /* else rounding could decide, and the seed is to be another */
     ic_slab_destroy(&w->slab);
     ic_free(w);
+}
+
+static void run(const ic_session_config *config)
+{
+    run_stream(config, false);
 }
 
 /* streaming keeps sinks and the newest rows. */
@@ -515,6 +532,7 @@ static void test_saddle(void **state)
 {
     (void)state;
     run(&(ic_session_config){.policy = "saddle"});
+    run_stream(&(ic_session_config){.policy = "saddle"}, true);
     run(&(ic_session_config){.policy = "saddle-paper", .recent_pct = 30});
     run(&(ic_session_config){
         .policy = "saddle-paper", .window = 7, .bias_pct = -1, .recent_pct = 20});
@@ -528,6 +546,7 @@ static void test_h2o(void **state)
     (void)state;
     run(&(ic_session_config){.policy = "h2o"});
     run(&(ic_session_config){.policy = "h2o", .recent_pct = 20, .per_layer = 1});
+    run_stream(&(ic_session_config){.policy = "h2o"}, true);
 }
 
 /* snapkv keeps the window and the largest pooled attention of it. */
@@ -641,6 +660,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_snapkv, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_recent_frames, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_bits, open_device, close_device),
+        cmocka_unit_test_setup_teardown(test_saddle, open_plain, close_device),
+        cmocka_unit_test_setup_teardown(test_h2o, open_plain, close_device),
+        cmocka_unit_test_setup_teardown(test_bits, open_plain, close_device),
     };
     return IC_TEST_RUN(tests);
 }
