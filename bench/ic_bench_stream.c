@@ -281,7 +281,7 @@ static int run_stream(stream *s, ic_error *e)
         }
         d->resident = resident();
         d->age = rc ? 0 : median_age(s);
-        s->reached = rc ? i : i + 1;
+        s->reached = d->rows > 0 ? i + 1 : i;
     }
     return rc;
 }
