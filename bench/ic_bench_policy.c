@@ -30,6 +30,21 @@ typedef struct layer {
     ic_weight *qkv, *o, *gate_up, *down;
 } layer;
 
+typedef struct times {      /* the shortest of each operation */
+    double *best;           /* [layers * OPS] */
+    double *scored, *alone; /* [layers]: attention that scores; scoring by itself */
+    double last;            /* the head */
+} times;
+
+typedef struct side { /* one policy with a cache of its own; the two take turns */
+    ic_session_config config;
+    const ic_policy *policy;
+    ic_slab *slab;
+    uint32_t ordinal;
+    times chunk, token, *now;
+    double select, token_select;
+} side;
+
 typedef struct bench {
     ic_device *d;
     const shape *s;
@@ -40,14 +55,8 @@ typedef struct bench {
     ic_mat x, normed, qkv, attended, gate_up, gated, logits;
     float *ones, *inv_freq;
     uint8_t *axis;
-    ic_session_config config;
-    const ic_policy *policy;
-    ic_slab *slab;
-    uint32_t ordinal;
     uint64_t state;
-    double *best;           /* [layers * OPS]: shortest time of each operation */
-    double *scored, *alone; /* [layers]: attention that scores; scoring by itself */
-    double *last;           /* the head */
+    side *at; /* the policy whose turn it is */
 } bench;
 
 static double now(void)
@@ -127,10 +136,6 @@ static int make_model(bench *b, ic_error *e)
     b->axis = ic_alloc((size_t)s->head_dim);
     for (int i = 0; i < s->head_dim / 2; i++)
         b->inv_freq[i] = powf(1e6f, -2.0f * (float)i / (float)s->head_dim);
-    b->best = ic_calloc((size_t)s->layers * (OPS + 2) + 1, sizeof *b->best);
-    b->scored = b->best + s->layers * OPS;
-    b->alone = b->scored + s->layers;
-    b->last = b->alone + s->layers;
     return rc;
 }
 
@@ -152,7 +157,6 @@ static void drop_model(bench *b)
     ic_free(b->ones);
     ic_free(b->inv_freq);
     ic_free(b->axis);
-    ic_free(b->best);
 }
 
 static ic_mat part(const ic_mat *m, int64_t rows, int64_t first, int64_t cols)
@@ -168,28 +172,28 @@ static int attend(bench *b, int index, const ic_mat *q, bool decode, ic_mat *y)
     const shape *s = b->s;
     ic_rope rope = {s->head_dim / 2, b->inv_freq, b->axis, 1};
     float scale = 1.0f / sqrtf((float)s->head_dim);
-    int window = b->config.window < q->rows ? b->config.window : (int)q->rows, rc;
+    int window = b->at->config.window < q->rows ? b->at->config.window : (int)q->rows, rc;
     double since = now();
     if (decode) {
-        rc = ic_op_attention_decode(b->d, (const ic_slab *const *)&b->slab, 1, index, s->heads, q,
-                                    &rope, scale, y);
-        note(&b->best[index * OPS + ATTENTION], since);
+        rc = ic_op_attention_decode(b->d, (const ic_slab *const *)&b->at->slab, 1, index, s->heads,
+                                    q, &rope, scale, y);
+        note(&b->at->now->best[index * OPS + ATTENTION], since);
         return rc;
     }
-    rc = ic_op_attention_prefill(b->d, b->slab, index, s->heads, q, 0, &rope, scale, y);
-    note(&b->best[index * OPS + ATTENTION], since);
-    if (rc || b->policy->score != IC_SCORE_WINDOW)
+    rc = ic_op_attention_prefill(b->d, b->at->slab, index, s->heads, q, 0, &rope, scale, y);
+    note(&b->at->now->best[index * OPS + ATTENTION], since);
+    if (rc || b->at->policy->score != IC_SCORE_WINDOW)
         return rc;
     since = now();
-    rc = ic_op_attention_prefill_scored(b->d, b->slab, index, s->heads, q, 0, &rope, scale, window,
-                                        y);
-    note(&b->scored[index], since);
+    rc = ic_op_attention_prefill_scored(b->d, b->at->slab, index, s->heads, q, 0, &rope, scale,
+                                        window, y);
+    note(&b->at->now->scored[index], since);
     ic_mat last = {(float *)q->data + (q->rows - window) * q->stride, IC_F32, window, q->cols,
                    q->stride};
     since = now();
     if (rc == 0)
-        rc = ic_op_attention_score(b->d, b->slab, index, s->heads, &last, &rope, scale);
-    note(&b->alone[index], since);
+        rc = ic_op_attention_score(b->d, b->at->slab, index, s->heads, &last, &rope, scale);
+    note(&b->at->now->alone[index], since);
     return rc;
 }
 
@@ -198,7 +202,7 @@ static int attend(bench *b, int index, const ic_mat *q, bool decode, ic_mat *y)
     do {                                                                                           \
         double since_ = now();                                                                     \
         rc = rc ? rc : (call);                                                                     \
-        note(&b->best[index * OPS + (op)], since_);                                                \
+        note(&b->at->now->best[index * OPS + (op)], since_);                                       \
     } while (0)
 
 static int run_layer(bench *b, int index, int rows, bool decode)
@@ -218,7 +222,7 @@ static int run_layer(bench *b, int index, int rows, bool decode)
     TIMED(1, ic_op_gemm(d, role, &normed, l->qkv, NULL, false, &qkv));
     TIMED(2, ic_op_rmsnorm(d, &q, b->ones, s->head_dim, 1e-6f, &q));
     TIMED(3, ic_op_rmsnorm(d, &k, b->ones, s->head_dim, 1e-6f, &k));
-    TIMED(4, ic_slab_store(b->slab, index, rows, 0, &k, &v));
+    TIMED(4, ic_slab_store(b->at->slab, index, rows, 0, &k, &v));
     rc = rc ? rc : attend(b, index, &q, decode, &attended);
     TIMED(6, ic_op_gemm(d, role, &attended, l->o, NULL, true, &x));
     TIMED(7, ic_op_rmsnorm(d, &x, b->ones, s->hidden, 1e-6f, &normed));
@@ -232,8 +236,8 @@ static int run_step(bench *b, int rows, bool decode, ic_error *e)
 {
     ic_row list[CHUNK_MAX];
     for (int i = 0; i < rows; i++)
-        list[i] = (ic_row){.ordinal = b->ordinal++, .advance = 1};
-    int rc = ic_slab_append(b->slab, list, rows, e);
+        list[i] = (ic_row){.ordinal = b->at->ordinal++, .advance = 1};
+    int rc = ic_slab_append(b->at->slab, list, rows, e);
     if (rc)
         return rc;
     ic_mat x = part(&b->x, rows, 0, b->s->hidden);
@@ -243,25 +247,25 @@ static int run_step(bench *b, int rows, bool decode, ic_error *e)
     double since = now();
     if (rc == 0 && decode)
         rc = ic_op_gemm(b->d, IC_DECODE, &x, b->head, NULL, false, &b->logits);
-    note(b->last, since);
+    note(&b->at->now->last, since);
     return rc ? ic_error_set(e, rc, "a step failed") : 0;
 }
 
 /* Rows that were there before: K and V at random, no products. */
 static int fill_cache(bench *b, ic_error *e)
 {
-    int left = b->config.cache_tokens, kc = b->s->kv_heads * b->s->head_dim, rc = 0;
+    int left = b->at->config.cache_tokens, kc = b->s->kv_heads * b->s->head_dim, rc = 0;
     ic_row list[CHUNK_MAX];
     while (left > 0 && rc == 0) {
         int rows = left < CHUNK_MAX ? left : CHUNK_MAX;
         ic_mat k = part(&b->qkv, rows, 0, kc), v = part(&b->qkv, rows, kc, kc);
         for (int i = 0; i < rows; i++)
-            list[i] = (ic_row){.ordinal = b->ordinal++, .advance = 1};
-        rc = ic_slab_append(b->slab, list, rows, e);
+            list[i] = (ic_row){.ordinal = b->at->ordinal++, .advance = 1};
+        rc = ic_slab_append(b->at->slab, list, rows, e);
         fill(&k, &b->state);
         fill(&v, &b->state);
         for (int i = 0; i < b->s->layers && rc == 0; i++)
-            rc = ic_slab_store(b->slab, i, rows, 0, &k, &v);
+            rc = ic_slab_store(b->at->slab, i, rows, 0, &k, &v);
         left -= rows;
     }
     return rc;
@@ -272,84 +276,106 @@ typedef struct figures {                                 /* seconds */
     double token, token_attention, token_select;
 } figures;
 
-static double sum_ops(const bench *b, int op)
+static double sum_ops(const bench *b, const times *t, int op)
 {
     double sum = 0;
     for (int i = 0; i < b->s->layers * OPS; i++)
-        sum += op < 0 || i % OPS == op ? b->best[i] : 0;
+        sum += op < 0 || i % OPS == op ? t->best[i] : 0;
     return sum;
 }
 
-static int evict(bench *b, double *best)
+static figures figures_of(const bench *b, const side *w)
 {
-    ic_plan plan = {0};
-    bool due = b->policy->chunk_end(&b->config, ic_slab_used(b->slab), &plan);
-    double since = now();
-    int rc = due ? ic_slab_evict(b->slab, &plan, NULL) : 0;
-    note(best, since);
-    return rc;
-}
-
-static void forget(bench *b)
-{
-    memset(b->best, 0, ((size_t)b->s->layers * (OPS + 2) + 1) * sizeof *b->best);
-}
-
-static int measure_chunks(bench *b, int chunk, int laps, figures *f, ic_error *e)
-{
-    int rc = 0;
-    forget(b);
-    f->select = 0;
-    for (int i = 0; i < laps && rc == 0; i++) {
-        rc = run_step(b, chunk, false, e);
-        rc = rc ? rc : evict(b, &f->select);
-    }
-    f->attention = sum_ops(b, ATTENTION);
-    f->chunk = sum_ops(b, -1);
+    figures f = {.chunk = sum_ops(b, &w->chunk, -1),
+                 .attention = sum_ops(b, &w->chunk, ATTENTION),
+                 .select = w->select,
+                 .token = sum_ops(b, &w->token, -1) + w->token.last,
+                 .token_attention = sum_ops(b, &w->token, ATTENTION),
+                 .token_select = w->token_select};
     for (int i = 0; i < b->s->layers; i++) {
-        f->score += b->scored[i] > 0 ? b->scored[i] - b->best[i * OPS + ATTENTION] : 0;
-        f->score_alone += b->alone[i];
+        double attention = w->chunk.best[i * OPS + ATTENTION];
+        f.score += w->chunk.scored[i] > 0 ? w->chunk.scored[i] - attention : 0;
+        f.score_alone += w->chunk.alone[i];
     }
-    return rc;
+    return f;
 }
 
-/* Tokens of an answer; the policy's own rule says when rows leave. */
-static int measure_tokens(bench *b, int tokens, figures *f, ic_error *e)
+static int run_chunk(bench *b, side *w, int rows, ic_error *e)
 {
-    int rc = 0;
-    forget(b);
-    for (int i = 0; i < tokens && rc == 0; i++) {
-        rc = run_step(b, 1, true, e);
-        bool due = false;
-        ic_plan plan = {0};
-        rc = rc ? rc : b->policy->answer_row(&b->config, ic_slab_used(b->slab), &due, &plan, e);
-        double since = now();
-        if (rc == 0 && due) {
-            rc = ic_slab_evict(b->slab, &plan, NULL);
-            note(&f->token_select, since);
-        }
-    }
-    f->token = sum_ops(b, -1) + *b->last;
-    f->token_attention = sum_ops(b, ATTENTION);
+    b->at = w;
+    w->now = &w->chunk;
+    int rc = run_step(b, rows, false, e);
+    if (rc)
+        return rc;
+    ic_plan plan = {0};
+    bool due = w->policy->chunk_end(&w->config, ic_slab_used(w->slab), &plan);
+    double since = now();
+    rc = due ? ic_slab_evict(w->slab, &plan, NULL) : 0;
+    note(&w->select, since);
     return rc;
 }
 
-static int measure(bench *b, const char *policy, int chunk, int laps, figures *f, ic_error *e)
+/* A token of an answer; the policy's own rule says when rows leave. */
+static int run_token(bench *b, side *w, ic_error *e)
+{
+    bool due = false;
+    ic_plan plan = {0};
+    b->at = w;
+    w->now = &w->token;
+    int rc = run_step(b, 1, true, e);
+    rc = rc ? rc : w->policy->answer_row(&w->config, ic_slab_used(w->slab), &due, &plan, e);
+    double since = now();
+    if (rc == 0 && due) {
+        rc = ic_slab_evict(w->slab, &plan, NULL);
+        note(&w->token_select, since);
+    }
+    return rc;
+}
+
+static void make_times(const bench *b, times *t)
+{
+    t->best = ic_calloc((size_t)b->s->layers * (OPS + 2), sizeof *t->best);
+    t->scored = t->best + b->s->layers * OPS;
+    t->alone = t->scored + b->s->layers;
+}
+
+static int open_side(bench *b, side *w, const char *policy, const ic_session_config *config,
+                     int chunk, ic_error *e)
 {
     const shape *s = b->s;
-    snprintf(b->config.policy, sizeof b->config.policy, "%s", policy);
-    b->config.recent_pct = b->config.bias_pct = b->config.pool = 0;
-    ic_policy_settle(&b->config);
-    b->policy = ic_policy_find(policy);
+    w->config = *config;
+    snprintf(w->config.policy, sizeof w->config.policy, "%s", policy);
+    ic_policy_settle(&w->config);
+    w->policy = ic_policy_find(policy);
+    make_times(b, &w->chunk);
+    make_times(b, &w->token);
     ic_slab_desc desc = {s->layers,   s->kv_heads,
-                         s->head_dim, b->config.cache_tokens + chunk + b->config.slack,
+                         s->head_dim, config->cache_tokens + chunk + config->slack,
                          IC_BF16,     IC_BF16};
-    int rc = ic_slab_new(&b->slab, b->d, &desc, e);
-    rc = rc ? rc : ic_slab_keep_scores(b->slab, b->policy->score, 0, e);
-    rc = rc ? rc : fill_cache(b, e);
-    rc = rc ? rc : measure_chunks(b, chunk, laps, f, e);
-    rc = rc ? rc : measure_tokens(b, 8 * laps, f, e);
-    ic_slab_destroy(&b->slab);
+    int rc = ic_slab_new(&w->slab, b->d, &desc, e);
+    rc = rc ? rc : ic_slab_keep_scores(w->slab, w->policy->score, 0, e);
+    b->at = w;
+    return rc ? rc : fill_cache(b, e);
+}
+
+static void close_side(side *w)
+{
+    ic_slab_destroy(&w->slab);
+    ic_free(w->chunk.best);
+    ic_free(w->token.best);
+}
+
+enum { TOKENS_A_LAP = 8 };
+
+static int measure(bench *b, side sides[2], int chunk, int laps, ic_error *e)
+{
+    int rc = 0;
+    for (int i = 0; i < laps && rc == 0; i++) {
+        for (int n = 0; n < 2 && rc == 0; n++)
+            rc = run_chunk(b, &sides[n], chunk, e);
+        for (int n = 0; n < 2 * TOKENS_A_LAP && rc == 0; n++)
+            rc = run_token(b, &sides[n % 2], e);
+    }
     return rc;
 }
 
@@ -374,10 +400,12 @@ static void print_policy(const char *name, const figures *f, bool json)
         printf("}");
 }
 
-static void print_all(const bench *b, int chunk, const figures *saddle, const figures *h2o,
-                      bool json)
+static void print_all(const bench *b, const side sides[2], int chunk, bool json)
 {
     const ic_device_info *info = ic_device_info_of(b->d);
+    const ic_session_config *c = &sides[0].config;
+    figures both[2] = {figures_of(b, &sides[0]), figures_of(b, &sides[1])};
+    const figures *saddle = &both[0], *h2o = &both[1];
     double share = saddle->score / saddle->chunk;
     double sliced = saddle->score_alone / saddle->chunk, select = saddle->select / saddle->chunk;
     double chunk_gain =
@@ -386,12 +414,12 @@ static void print_all(const bench *b, int chunk, const figures *saddle, const fi
     if (json)
         printf("{\"shape\":\"%s\",\"threads\":%d,\"numerics\":\"%s\",\"window\":%d,\"chunk\":%d,"
                "\"cache_tokens\":%d,\"slots_at_scoring\":%d",
-               b->s->name, info->threads, info->numerics, b->config.window, chunk,
-               b->config.cache_tokens, b->config.cache_tokens + chunk);
+               b->s->name, info->threads, info->numerics, c->window, chunk, c->cache_tokens,
+               c->cache_tokens + chunk);
     else
         printf("%s, %d threads, %s: window %d, chunk %d, %d slots at scoring; milliseconds\n",
-               b->s->name, info->threads, info->numerics, b->config.window, chunk,
-               b->config.cache_tokens + chunk);
+               b->s->name, info->threads, info->numerics, c->window, chunk,
+               c->cache_tokens + chunk);
     print_policy("saddle", saddle, json);
     print_policy("h2o", h2o, json);
     if (json)
@@ -426,20 +454,23 @@ static int run(int argc, char **argv)
         fprintf(stderr, "usage: infchat-bench policy %s\n", ic_bench_policy.arguments);
         return 2;
     }
-    b.config = (ic_session_config){.cache_tokens = (int)(slots - chunk),
-                                   .slack = (int)(8 * laps + 8),
-                                   .sinks = 4,
-                                   .window = (int)window};
-    figures saddle = {0}, h2o = {0};
+    ic_session_config config = {.cache_tokens = (int)(slots - chunk),
+                                .slack = TOKENS_A_LAP + 8,
+                                .sinks = 4,
+                                .window = (int)window};
+    side sides[2] = {{.select = 0}};
     ic_error e = {0};
     int rc = ic_device_open(&b.d, &(ic_device_config){.kind = "cpu", .threads = (int)threads}, &e);
     rc = rc ? rc : make_model(&b, &e);
-    rc = rc ? rc : measure(&b, "saddle", (int)chunk, (int)laps, &saddle, &e);
-    rc = rc ? rc : measure(&b, "h2o", (int)chunk, (int)laps, &h2o, &e);
+    rc = rc ? rc : open_side(&b, &sides[0], "saddle", &config, (int)chunk, &e);
+    rc = rc ? rc : open_side(&b, &sides[1], "h2o", &config, (int)chunk, &e);
+    rc = rc ? rc : measure(&b, sides, (int)chunk, (int)laps, &e);
     if (rc)
         fprintf(stderr, "infchat-bench policy: %s\n", e.text);
     else
-        print_all(&b, (int)chunk, &saddle, &h2o, ic_bench_flag(argc, argv, "--json"));
+        print_all(&b, sides, (int)chunk, ic_bench_flag(argc, argv, "--json"));
+    close_side(&sides[0]);
+    close_side(&sides[1]);
     if (b.d)
         drop_model(&b);
     ic_device_close(&b.d);
