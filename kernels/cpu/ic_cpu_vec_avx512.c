@@ -12,7 +12,7 @@
     __attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define VECTOR TARGET static inline __attribute__((always_inline))
 typedef __m512 V;
-enum { W = 16, TILE_VECTORS = 4, GEMV_X = 4 };
+enum { W = 16, TILE_VECTORS = 4, GEMV_X = 2 };
 
 VECTOR V v_load(const void *p)
 {
