@@ -97,9 +97,12 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--vision", required=True)
     p.add_argument("--chat", required=True)
+    p.add_argument("--tokenizer", help="tokenizer.json to put there, unless it is there")
     p.add_argument("--out", required=True)
     a = p.parse_args()
     os.makedirs(a.out, exist_ok=True)
+    if a.tokenizer:
+        shutil.copy(a.tokenizer, os.path.join(a.out, "tokenizer.json"))
     small_files(a.out)
     net, ck = load(a.vision, a.chat)
     sd = {hf_name(k): v.detach().to(torch.bfloat16).contiguous() for k, v in net.state_dict().items()}
