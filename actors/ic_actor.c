@@ -301,6 +301,10 @@ static void read_pipe(ic_actor_self *self)
 bool ic_actor_wait(ic_actor_self *self, int timeout_ms)
 {
     enum { RETRY_MS = 2 };
+    if (self->stopping) { /* $TERM comes once: nobody else would end this wait */
+        ic_outbox_flush(&self->outbox);
+        return false;
+    }
     if (ic_outbox_flush(&self->outbox) && (timeout_ms < 0 || timeout_ms > RETRY_MS))
         timeout_ms = RETRY_MS;
     zpoller_wait(self->poller, timeout_ms);

@@ -215,6 +215,21 @@ static void close_cache(talk *t)
     ic_port_send(&t->self->outbox, t->args->sched, &m);
 }
 
+/* Who follows the session hears of its failure at once: an event could not be written. */
+static void tell_failure(talk *t, ic_wire_code code, const ic_error *e)
+{
+    ic_wire_msg m;
+    ic_wire_msg_init(&m, IC_WIRE_ERROR);
+    ic_wire_put(&m.error, error, session, t->id);
+    if (t->source && t->source->media)
+        ic_wire_put(&m.error, error, media, t->source->media);
+    ic_wire_put(&m.error, error, code, ic_wire_code_name(code));
+    ic_wire_put(&m.error, error, message, e->text);
+    ic_wire_put(&m.error, error, retryable, ic_wire_code_is_retryable(code));
+    for (const talk_attachment *a = t->attachments; a; a = a->next)
+        talk_send_msg(t, a->peer, &m);
+}
+
 /* What is in memory is given up; what is stored stands, and RESUME tries again. */
 void talk_fail(talk *t, ic_wire_code code, const ic_error *e)
 {
@@ -223,6 +238,7 @@ void talk_fail(talk *t, ic_wire_code code, const ic_error *e)
     ic_log_error("session", "%.8s: failed: %s", t->id, e->text);
     t->failure = *e;
     t->failure_code = code;
+    tell_failure(t, code, e);
     talk_load_abort(t);
     refuse_waiting(t, code, e->text);
     ic_mail_request *r;

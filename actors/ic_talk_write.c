@@ -316,7 +316,6 @@ static void refuse_units(talk *t, const ic_error *e)
 void talk_written(talk *t, ic_job_write *done)
 {
     if (done->job.rc) {
-        ic_log_error("session", "%.8s: the store: %s", t->id, done->job.error.text);
         refuse_units(t, &done->job.error);
         talk_unit_drop_all(t);
         talk_fail(t,

@@ -73,6 +73,7 @@ static void prepare(daemon_process *d, const char *name)
  * log is appended to. */
 IC_UNUSED static void spawn(daemon_process *d, const char *model, const char *const *overrides)
 {
+    /* This client says nothing while it waits: hence the long heartbeat. */
     const char *argv[ARGS_MAX] = {IC_BINARY_DIR "/infchatd",
                                   "--model",
                                   model,
@@ -81,8 +82,10 @@ IC_UNUSED static void spawn(daemon_process *d, const char *model, const char *co
                                   "--store",
                                   d->store,
                                   "--log-level",
-                                  "debug"};
-    int argc = 9;
+                                  "debug",
+                                  "--set",
+                                  "server.heartbeat_ms=60000"};
+    int argc = 11;
     for (; overrides && *overrides && argc < ARGS_MAX - 3; overrides++) {
         argv[argc++] = "--set";
         argv[argc++] = *overrides;
@@ -385,7 +388,11 @@ IC_UNUSED static bool next_event(talker *t, const char *id, int type, ic_wire_ms
         }
         if (ic_clock_mono_us() > until)
             return false;
-        if (receive(t, m, 100)) {
+        if (!receive(t, m, 100)) {
+            ic_wire_msg ping;
+            ic_wire_msg_init(&ping, IC_WIRE_PING);
+            send_msg(t, &ping, NULL, 0);
+        } else {
             if (m->verb == IC_WIRE_EVENT)
                 keep(t, m);
             else

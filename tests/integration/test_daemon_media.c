@@ -241,6 +241,49 @@ static void wrong_media_are_refused(void **state)
     stop_daemon(&d);
 }
 
+/* A store that is full ends the source with a clear error to its client; what was stored before
+ * stands, and the session comes back with it. */
+static void a_full_store_is_told(void **state)
+{
+    (void)state;
+    const char *path = clip("clips/bbb_720p_30s_vp8_vorbis.webm");
+    if (!path)
+        skip();
+    char roots[700], folder[600];
+    snprintf(folder, sizeof folder, "%s", path);
+    *strrchr(folder, '/') = '\0';
+    snprintf(roots, sizeof roots, "media.roots=%s", folder);
+    const char *const settings[] = {roots, "media.fps=24", "store.limit_bytes=8M", NULL};
+    daemon_process d;
+    prepare(&d, "full");
+    start_daemon(&d, tiny_model(), settings);
+    talker *t = connect_talker(&d);
+    char id[64];
+    new_session(t, id);
+    ic_wire_msg m = media_msg(id, IC_WIRE_KIND_PATH, path), reply;
+    must(t, &m, &reply);
+    ic_wire_msg_fini(&reply);
+    await_verb(t, IC_WIRE_ERROR, &reply);
+    assert_string_equal(reply.error.code, "LIMIT");
+    assert_string_equal(reply.error.session, id);
+    ic_wire_msg_fini(&reply);
+    bool failed = false;
+    for (int i = 0; i < 100 && !failed; i++) { /* it lets go of its cache first */
+        simple(t, IC_WIRE_SHOW, id, &reply);
+        failed = reply.ok.state == IC_WIRE_STATE_FAILED;
+        assert_true(!failed || strlen(reply.ok.info.reason) > 0);
+        ic_wire_msg_fini(&reply);
+        usleep(50000);
+    }
+    assert_true(failed);
+    simple(t, IC_WIRE_RESUME, id, &reply);
+    assert_int_equal(reply.ok.state, IC_WIRE_STATE_IDLE);
+    assert_true(reply.ok.recomputed_tokens > 0);
+    ic_wire_msg_fini(&reply);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
 /* Every real clip goes through ingest: it is seen, or refused with a reason; the server outlives
  * them all. */
 static void every_real_clip_goes_through(void **state)
@@ -285,11 +328,9 @@ static void every_real_clip_goes_through(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_clip_is_seen_and_remembered),
-        cmocka_unit_test(frames_survive_a_crash),
-        cmocka_unit_test(a_question_during_ingest),
-        cmocka_unit_test(sources_are_stopped),
-        cmocka_unit_test(wrong_media_are_refused),
+        cmocka_unit_test(a_clip_is_seen_and_remembered), cmocka_unit_test(frames_survive_a_crash),
+        cmocka_unit_test(a_question_during_ingest),      cmocka_unit_test(sources_are_stopped),
+        cmocka_unit_test(wrong_media_are_refused),       cmocka_unit_test(a_full_store_is_told),
         cmocka_unit_test(every_real_clip_goes_through),
     };
     return IC_DAEMON_RUN(tests);

@@ -274,8 +274,10 @@ static void stopping_is_told(void **state)
     char id[64];
     new_session(t, id);
     uint64_t turn = begin_ask(t, id, "Count to a million.", 900000);
-    kill(d.pid, SIGTERM);
     ic_wire_msg m;
+    assert_true(next_event(t, id, IC_WIRE_EVENT_TEXT, &m, 20000));
+    ic_wire_msg_fini(&m);
+    kill(d.pid, SIGTERM);
     await_verb(t, IC_WIRE_GOAWAY, &m);
     ic_wire_msg_fini(&m);
     ic_wire_msg_init(&m, IC_WIRE_NEW);
@@ -289,6 +291,8 @@ static void stopping_is_told(void **state)
     disconnect_talker(&t);
     t = connect_talker(&d);
     begin_ask(t, id, "Count to a million.", 900000);
+    assert_true(next_event(t, id, IC_WIRE_EVENT_TEXT, &m, 20000));
+    ic_wire_msg_fini(&m);
     kill(d.pid, SIGTERM);
     usleep(300000);
     kill(d.pid, SIGTERM);

@@ -259,7 +259,7 @@ static void a_client_vanishes(void **state)
 {
     (void)state;
     static const char *const settings[] = {"session.max_answer_tokens=1000000",
-                                           "server.heartbeat_ms=150", NULL};
+                                           "server.heartbeat_ms=500", NULL};
     daemon_process d;
     prepare(&d, "vanish");
     start_daemon(&d, tiny_model(), settings);

@@ -216,6 +216,25 @@ static void stop_waits(void **state)
     assert_true(ic_clock_mono_us() - before >= 100000);
 }
 
+static void serve_twice(ic_actor_self *self)
+{
+    ic_actor_ready(self, NULL);
+    while (ic_actor_wait(self, -1))
+        continue;
+    while (ic_actor_wait(self, -1)) /* an actor may wait again after it was told */
+        continue;
+}
+
+/* An actor that was told to stop in one place does not wait for ever in the next. */
+static void stop_is_remembered(void **state)
+{
+    (void)state;
+    ic_actor *a = NULL;
+    ic_error e = {0};
+    ic_assert_ok(ic_actor_start(&a, "twice", serve_twice, NULL, 2000, &e), &e);
+    assert_true(ic_actor_stop(&a, 5000));
+}
+
 /* Many starts and stops in a row leave no block, and none of them hangs. */
 static void start_and_stop_many_times(void **state)
 {
@@ -253,6 +272,7 @@ int main(void)
         cmocka_unit_test(a_backlog_is_bounded),
         cmocka_unit_test(a_full_mailbox_does_not_hinder_the_stop),
         cmocka_unit_test(stop_waits),
+        cmocka_unit_test(stop_is_remembered),
         cmocka_unit_test(start_and_stop_many_times),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
