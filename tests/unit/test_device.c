@@ -140,6 +140,32 @@ static void test_half_formats(void **state)
         }
 }
 
+/* The softmax's exponentials are within 2 units in the last place down to where f32 ends, and far
+ * below that they are 0, never noise. */
+static void test_exp(void **state)
+{
+    (void)state;
+    const ic_cpu_vec *vecs[] = {&ic_cpu_vec_plain, ic_cpu_vec_avx2(), ic_cpu_vec_avx512()};
+    for (int n = 0; n < 3; n++)
+        for (int piece = 0; vecs[n] && piece < 1500; piece++) {
+            float x[64], y[64], max = 0, sum = 0;
+            for (int i = 0; i < 64; i++)
+                x[i] = y[i] = i ? -(float)(piece * 64 + i) * 0.0009f : 0;
+            assert_true(vecs[n]->softmax(y, 64, &max, &sum) == 1.0f);
+            double total = 0;
+            for (int i = 0; i < 64; i++) {
+                double want = exp((double)x[i]);
+                total += want;
+                if (x[i] > -87.3f)
+                    assert_true(fabs(y[i] - want) <= want * 2 * 0x1p-23);
+            }
+            assert_true(fabs(sum - total) <= total * 4e-6);
+            float s[16] = {0, -INFINITY, -88.5f, -104, -1e30f}, most = -INFINITY, all = 0;
+            assert_true(vecs[n]->softmax(s, 16, &most, &all) == 0.0f);
+            assert_true(s[0] == 1 && s[1] == 0 && s[4] == 0 && s[2] < 1e-37f && s[3] < 1e-37f);
+        }
+}
+
 /* --- the pool --- */
 
 typedef struct count_job {
@@ -292,9 +318,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open_refuses), cmocka_unit_test(test_info),
         cmocka_unit_test(test_memory),       cmocka_unit_test(test_dtypes),
-        cmocka_unit_test(test_half_formats), cmocka_unit_test(test_pool),
-        cmocka_unit_test(test_other_thread), cmocka_unit_test(test_library),
-        cmocka_unit_test(test_rates),
+        cmocka_unit_test(test_half_formats), cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_pool),         cmocka_unit_test(test_other_thread),
+        cmocka_unit_test(test_library),      cmocka_unit_test(test_rates),
     };
     return IC_TEST_RUN(tests);
 }
