@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from features import load_vision
 from model import CONFIG, HERE, Text, Vision
 
 PIXELS = 96 * 96
@@ -28,8 +29,7 @@ def dump(path, obj):
 
 def load(vision, chat):
     net = torch.nn.ModuleDict({"visual": Vision(), "language_model": Text()})
-    sd = torch.load(vision, weights_only=False)["model"]
-    net["visual"].load_state_dict({k[7:]: v for k, v in sd.items() if k.startswith("visual.")})
+    net["visual"].load_state_dict({k: v.float() for k, v in load_vision(vision).state_dict().items()})
     ck = torch.load(chat, weights_only=False)
     net["language_model"].load_state_dict({k: v["master"] for k, v in ck["opt"]["s"].items() if not k.startswith("aux.")})
     return net, ck

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from build import ROWS, Films, film_row
 from model import Vision
@@ -70,7 +71,11 @@ def recentre(net, films, rms=0.7):
 
 
 def load_vision(path):
-    sd = torch.load(path, weights_only=False)["model"]
+    """The tower of a checkpoint, or of an exported model's directory."""
+    if os.path.isdir(path):
+        sd = {k[6:]: v.float() for k, v in load_file(os.path.join(path, "model.safetensors")).items()}
+    else:
+        sd = torch.load(path, weights_only=False)["model"]
     net = Vision()
     net.load_state_dict({k[7:]: v for k, v in sd.items() if k.startswith("visual.")})
     return net.bfloat16().eval()

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from books import TRAIN_BOOKS, read_book
 from aux import MIDDLE, Readouts, labels
@@ -188,6 +189,7 @@ def main():
     p.add_argument("--phases", default="0.15,0.3,0.55", help="shares of the time at which the lengths grow")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--last", type=int, help="films to use")
+    p.add_argument("--init", help="begin with the weights of this exported model")
     p.add_argument("--aux", type=float, default=0.15, help="weight of the readouts at first")
     p.add_argument("--lr", type=float, default=0.02)
     a = p.parse_args()
@@ -207,7 +209,11 @@ def main():
     for t, nb in ((384, 5), (1024, 2), (2048, 2)):
         rows = [r for r in (session(hrng, hfilms, enc, t) for _ in range(6 * nb * tokens(t) // t)) if r is not None and r.marks]
         held[t] = [pack(rows[i * (tokens(t) // t):(i + 1) * (tokens(t) // t)], t, hbank) for i in range(nb)]
-    net = Text().bfloat16()
+    net = Text()
+    if a.init:
+        sd = load_file(os.path.join(a.init, "model.safetensors"))
+        net.load_state_dict({k: sd[k if k.startswith("lm_head") else "model.language_model." + k].float() for k in net.state_dict()})
+    net.bfloat16()
     aux = Readouts(net.norm.weight.shape[0]).bfloat16()
     opt = Optimiser(list(net.named_parameters()) + [("aux." + k, v) for k, v in aux.named_parameters()], a.lr, 4e-3)
     cores = Neighbour(a.threads)
