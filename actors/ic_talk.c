@@ -113,6 +113,13 @@ static bool is_resident(const talk *t)
     return t->phase >= TALK_OPENING && t->phase <= TALK_CLOSING;
 }
 
+/* Not to be suspended for another's sake. */
+static bool is_busy(const talk *t)
+{
+    return t->phase != TALK_LIVE || talk_is_answering(t) || t->source || t->line || t->checkpointing
+           || !talk_is_written(t);
+}
+
 static void fill_state(const talk *t, ic_talk_state *s)
 {
     *s = (ic_talk_state){.state = talk_state(t),
@@ -125,8 +132,7 @@ static void fill_state(const talk *t, ic_talk_state *s)
                          .evicted_here = t->evicted_here,
                          .checkpoints = t->checkpoints,
                          .checkpoints_failed = t->checkpoints_failed};
-    s->busy = t->phase != TALK_LIVE || talk_is_answering(t) || t->source || t->line
-              || t->checkpointing || !talk_is_written(t);
+    s->busy = is_busy(t);
     if (s->resident) {
         s->cache_bytes = ic_session_memory(t->limits->engine, &t->config.engine);
         s->cache_tokens = (uint64_t)t->stats.cache_used;
@@ -295,6 +301,7 @@ static void cancel_all(talk *t)
 static void stopped(talk *t)
 {
     talk_why why = t->why;
+    bool asked = t->line_turns > 0; /* admitted on the way here: the checkpoint holds it */
     t->why = TALK_WHY_NONE;
     talk_line_clear(t);
     talk_turn_free(&t->turn);
@@ -311,6 +318,10 @@ static void stopped(talk *t)
     while ((r = next_waiting(&t->stop_replies))) {
         send_plain_ok(t, r);
         free_request(&r);
+    }
+    if (asked && !t->draining && !t->rm) {
+        talk_wake(t);
+        return;
     }
     if (why == TALK_WHY_IDLE || why == TALK_WHY_ROOM) {
         talk_unit *u = talk_unit_new(t);
@@ -761,6 +772,8 @@ static void take_life(talk *t, ic_mail_request **r_p)
         return;
     case TALK_STOPPING:
     case TALK_CLOSING:
+        if (t->why == TALK_WHY_IDLE || t->why == TALK_WHY_ROOM)
+            break; /* not the client's doing: it comes back for this */
         talk_send_error(t, *r_p, IC_WIRE_CODE_BUSY, "the session is being suspended: try again");
         return;
     case TALK_FAILED:
@@ -987,7 +1000,7 @@ static void take_mail(talk *t, ic_mail **m_p)
         break;
     case IC_MAIL_SUSPEND_NOW:
         t->mails++;
-        if (t->phase == TALK_LIVE && !t->told.state.busy)
+        if (t->phase == TALK_LIVE && !is_busy(t)) /* as it is now, not as the router saw it */
             talk_begin_stop(t, TALK_WHY_ROOM);
         break;
     case IC_MAIL_DRAIN:
@@ -1074,6 +1087,8 @@ static void advance(talk *t)
         t->phase = TALK_STOPPING;
     if (t->rm && talk_is_written(t) && (t->phase == TALK_SUSPENDED || t->phase == TALK_FAILED))
         let_go(t);
+    if (t->phase == TALK_LIVE && t->waiting)
+        take_waiting(t);
     if (t->phase == TALK_LIVE)
         advance_live(t);
     talk_tell_tokens(t);

@@ -245,6 +245,9 @@ static int replay_end(replay *r, const ic_talk_record *rec)
         if (rec->finish != IC_FINISH_ERROR || r->now->count)
             send_ask(r, true);
         talk_turn_free(&r->now);
+        r->t->head.seen_at_end = r->t->head.seen; /* told in that answer's usage */
+        r->t->head.skipped_at_end = r->t->head.skipped;
+        r->t->head.deduplicated_at_end = r->t->head.deduplicated;
         return IC_OK;
     }
     talk_turn *queued = take_asked(r, rec->turn);

@@ -190,6 +190,10 @@ static void pump_frame(talk *t, talk_item *item)
     in->grid = item->grid;
     item->frame = NULL;
     t->frames_sent++;
+    t->head.seen++;
+    t->seen_here++;
+    if (t->source)
+        t->source->given++;
     talk_send_input(t, &in);
 }
 
@@ -455,8 +459,10 @@ static bool swallow_replay(talk *t, const ic_mail_progress *p)
 {
     if (!t->replay_answers)
         return false;
-    if (p->finish)
+    if (p->finish) {
         t->replay_answers--;
+        t->head.evicted_at_end = p->stats.evicted_tokens;
+    }
     return true;
 }
 

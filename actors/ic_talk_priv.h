@@ -152,6 +152,7 @@ typedef struct talk_source {
     ic_mail_request *request; /* a MEDIA that is answered once the source opens */
     ic_mail_ingest_opened *info;
     ic_ingest_counts counts;
+    uint64_t given;   /* frames that went into the model: what events may tell */
     uint64_t dropped; /* frames that were thrown away at the stop */
     uint64_t granted, received;
     int64_t progress_us;

@@ -152,7 +152,7 @@ static talk_event *media_event(talk_unit *u, const talk_source *s, int type)
     ic_wire_media_info *m = &ev->media;
     ev->has_media = true;
     ic_wire_put(m, media_info, media, s->media);
-    ic_wire_put(m, media_info, frames_seen, s->counts.seen - s->dropped);
+    ic_wire_put(m, media_info, frames_seen, s->given);
     ic_wire_put(m, media_info, frames_skipped, s->counts.skipped + s->dropped);
     ic_wire_put(m, media_info, frames_deduplicated, s->counts.deduplicated);
     if (s->counts.pos_us >= 0)
@@ -189,7 +189,7 @@ static void fill_info(const talk_source *s, talk_event *ev)
 static void put_ledger(talk_unit *u, const talk_source *s, bool done)
 {
     ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_MEDIA);
-    uint64_t seen = s->counts.seen - s->dropped, skipped = s->counts.skipped + s->dropped;
+    uint64_t seen = s->given, skipped = s->counts.skipped + s->dropped;
     op->number = done ? (int64_t)s->media : 0;
     op->media = (ic_store_media){
         .time_us = ic_clock_wall_us(),
@@ -215,11 +215,11 @@ void talk_source_tick(talk *t)
 {
     talk_source *s = t->source;
     int64_t now = ic_clock_mono_us();
-    if (!s || !s->media || !s->opened || s->counts.seen == s->progress_seen
+    if (!s || !s->media || !s->opened || s->given == s->progress_seen
         || now - s->progress_us < PROGRESS_US || t->in_flight)
         return;
     s->progress_us = now;
-    s->progress_seen = s->counts.seen;
+    s->progress_seen = s->given;
     talk_unit *u = talk_unit_new(t);
     media_event(u, s, IC_WIRE_EVENT_MEDIA_PROGRESS);
     talk_unit_add(t, &u);
@@ -293,8 +293,6 @@ static void take_opened(talk *t, ic_mail_ingest_opened **m_p)
 static void take_frame(talk *t, ic_mail_frame *m)
 {
     talk_source *s = t->source;
-    t->head.seen += m->counts.seen - s->counts.seen;
-    t->seen_here += m->counts.seen - s->counts.seen;
     t->head.skipped += m->counts.skipped - s->counts.skipped;
     t->skipped_here += m->counts.skipped - s->counts.skipped;
     t->head.deduplicated += m->counts.deduplicated - s->counts.deduplicated;
@@ -308,8 +306,8 @@ static void take_frame(talk *t, ic_mail_frame *m)
     item->image = m->image;
     if (s->ending) {
         s->dropped++;
-        t->head.seen--;
         t->head.skipped++;
+        t->skipped_here++;
         ic_frame_unref(&item->frame);
         ic_free(item);
         return;
@@ -379,7 +377,7 @@ void talk_source_finish(talk *t)
     } else {
         tell_end(t, s, end);
         ic_log_info("session", "%.8s: source %llu ended: %llu frames, %s", t->id,
-                    (unsigned long long)s->media, (unsigned long long)s->counts.seen,
+                    (unsigned long long)s->media, (unsigned long long)s->given,
                     end->rc == IC_ECANCELED ? "stopped"
                     : end->rc               ? end->error.text
                                             : "ok");
@@ -414,7 +412,6 @@ void talk_source_check_end(talk *t)
 void talk_source_drop_frames(talk *t)
 {
     uint64_t frames = talk_line_drop_frames(t);
-    t->head.seen -= frames;
     t->head.skipped += frames;
     t->skipped_here += frames;
     if (t->source)
