@@ -302,7 +302,8 @@ static double ratio(const decile *d)
 
 static void print_json(const stream *s, const char *model, const char *why)
 {
-    const ic_session_config *c = &s->config;
+    const ic_session_config *c =
+        s->main.session ? ic_session_config_of(s->main.session) : &s->config;
     double nll = 0, scored = 0, seconds = 0, stream_nll = 0, fresh_nll = 0, stretch = 0;
     for (int i = 0; i < DECILES; i++) {
         const decile *d = &s->deciles[i];
