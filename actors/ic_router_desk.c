@@ -91,7 +91,7 @@ static void answer_new(router *r, ic_job_desk *d)
     ic_error e = {0};
     router_entry *started = router_find(r, s->id);
     if (!started)
-        started = router_start(r, s->id, true, &e);
+        started = router_start(r, s->id, true, false, &e);
     if (!started)
         return;
     ic_mail_plain *attach = ic_mail_plain_new(IC_MAIL_ATTACH_PEER, s->id);
@@ -308,7 +308,7 @@ void router_delete(router *r, ic_mail_request **q_p)
 void router_pending(router *r)
 {
     ic_job_desk *job = ic_job_desk_new(IC_DESK_PENDING, NULL, r->store_reply);
-    job->limit = r->args->sched_args->max_resident;
+    job->limit = r->args->max_active;
     send_desk(r, job);
 }
 
@@ -348,7 +348,7 @@ static void found(router *r, ic_job_desk *d)
         return; /* for what has ended */
     ic_error e = {0};
     if (!entry)
-        entry = router_start(r, id, false, &e);
+        entry = router_start(r, id, false, false, &e);
     if (entry)
         router_forward(r, entry, &d->request);
     else
@@ -373,7 +373,8 @@ static void wake_pending(router *r, const ic_job_desk *d)
     for (int i = 0; i < d->count; i++) {
         ic_error e = {0};
         ic_log_info("router", "session %.8s has an answer to finish", d->sessions[i].id);
-        if (!router_find(r, d->sessions[i].id) && !router_start(r, d->sessions[i].id, true, &e))
+        if (!router_find(r, d->sessions[i].id)
+            && !router_start(r, d->sessions[i].id, false, true, &e))
             ic_log_warn("router", "session %.8s: %s", d->sessions[i].id, e.text);
     }
 }

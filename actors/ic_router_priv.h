@@ -53,7 +53,8 @@ ic_wire_msg router_ok(const ic_mail_request *q);
 
 /* ic_router_sessions.c: the table of session actors */
 router_entry *router_find(const router *r, const char *session);
-router_entry *router_start(router *r, const char *session, bool wake, ic_error *e);
+/* wake: resume if there is room; owes: as soon as there is. */
+router_entry *router_start(router *r, const char *session, bool wake, bool owes, ic_error *e);
 void router_forward(router *r, router_entry *entry, ic_mail_request **q_p);
 void router_tell(router *r, router_entry *entry, void *mail_p);
 void router_session_mail(router *r, ic_mail **m_p);

@@ -21,7 +21,7 @@ router_entry *router_find(const router *r, const char *session)
     return NULL;
 }
 
-router_entry *router_start(router *r, const char *session, bool wake, ic_error *e)
+router_entry *router_start(router *r, const char *session, bool wake, bool owes, ic_error *e)
 {
     if (r->draining) {
         ic_error_set(e, IC_EBUSY, "the server is stopping");
@@ -39,6 +39,7 @@ router_entry *router_start(router *r, const char *session, bool wake, ic_error *
     entry->args.store = ic_actor_port(r->args->store);
     entry->args.sched = ic_actor_port(r->args->sched);
     entry->args.wake = wake;
+    entry->args.owes = owes;
     char name[40];
     snprintf(name, sizeof name, "session-%.8s", session);
     if (ic_actor_start(&entry->actor, name, ic_talk_run, &entry->args, START_MS, e)) {

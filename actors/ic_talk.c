@@ -10,6 +10,7 @@
 #include "base/ic_mem.h"
 
 enum {
+    OWED_US = 500000,   /* between two tries to come back for an answer */
     TELL_US = 200000,   /* between two reports of figures to the router */
     TICK_MS = 50,       /* while something has a deadline */
     LINGER_US = 1000000 /* a suspended session that nobody follows goes after this */
@@ -319,8 +320,8 @@ static void stopped(talk *t)
         send_plain_ok(t, r);
         free_request(&r);
     }
-    if (asked && !t->draining && !t->rm) {
-        talk_wake(t);
+    if (asked && !t->rm) {
+        t->owes = true;
         return;
     }
     if (why == TALK_WHY_IDLE || why == TALK_WHY_ROOM) {
@@ -881,7 +882,8 @@ static void take_record(talk *t, ic_job_session *done)
         return;
     }
     take_waiting(t);
-    if (t->phase == TALK_SUSPENDED && t->args->wake && !t->draining)
+    t->owes = t->args->owes;
+    if (t->phase == TALK_SUSPENDED && t->args->wake && !t->owes && !t->draining)
         talk_wake(t);
 }
 
@@ -1028,6 +1030,17 @@ static void take_mail(talk *t, ic_mail **m_p)
     ic_mail_discard(m_p);
 }
 
+/* An admitted question is owed an answer: the session wakes for it, again and again while others
+ * hold the memory. */
+static void advance_owed(talk *t)
+{
+    int64_t now = ic_clock_mono_us();
+    if (t->phase != TALK_SUSPENDED || !t->owes || t->draining || t->rm || now < t->owed_again_us)
+        return;
+    t->owed_again_us = now + OWED_US;
+    talk_wake(t);
+}
+
 /* --- what follows from what has come -----------------------------------------------------------
  */
 
@@ -1062,8 +1075,9 @@ static void advance_live(talk *t)
 
 static void want_end(talk *t)
 {
+    bool owes = t->owes && t->phase == TALK_SUSPENDED && !t->draining;
     bool quiet = (t->phase == TALK_SUSPENDED || t->phase == TALK_FAILED || t->phase == TALK_GONE)
-                 && !t->waiting && talk_is_written(t);
+                 && !owes && !t->waiting && talk_is_written(t);
     bool left = !t->attachments || t->draining || t->phase == TALK_GONE;
     if (!quiet || !left)
         return;
@@ -1081,12 +1095,14 @@ static void advance(talk *t)
 {
     if (t->phase == TALK_REPLAY && replay_is_in(t)) {
         talk_replay_done(t);
+        t->owes = false;
         take_waiting(t);
     }
     if (t->phase == TALK_LIVE && t->why != TALK_WHY_NONE) /* told while it woke up */
         t->phase = TALK_STOPPING;
     if (t->rm && talk_is_written(t) && (t->phase == TALK_SUSPENDED || t->phase == TALK_FAILED))
         let_go(t);
+    advance_owed(t);
     if (t->phase == TALK_LIVE && t->waiting)
         take_waiting(t);
     if (t->phase == TALK_LIVE)

@@ -39,7 +39,8 @@ typedef struct ic_talk_args { /* for the actor's life; owned by the router */
     char session[IC_STORE_ID_CHARS + 1];
     /* Taken over by the actor's thread, which closes them. */
     ic_port *router, *store, *sched;
-    bool wake; /* resume at once: a crash left an answer unfinished */
+    bool wake; /* resume at once, if there is room */
+    bool owes; /* resume as soon as there is: a crash left an answer unfinished */
 } ic_talk_args;
 
 /* For ic_actor_start: ready at once; what cannot be loaded is told to who asks. */

@@ -175,6 +175,8 @@ typedef struct talk {
     ic_error failure; /* of TALK_FAILED */
     ic_wire_code failure_code;
     bool draining, end_wanted;
+    bool owes; /* a suspended session has a question to answer */
+    int64_t owed_again_us;
     uint64_t end_asked; /* mails seen when the end was wanted last */
     int64_t drain_until_us;
     uint64_t mails; /* received from the router */
