@@ -95,7 +95,25 @@ static int start_actor(talk *t, talk_source *s, ic_error *e)
     return rc;
 }
 
-/* The unit that makes the source durable; its OK goes out with it. */
+static void put_ledger(talk_unit *u, const talk_source *s, bool done)
+{
+    ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_MEDIA);
+    uint64_t seen = s->given, skipped = s->counts.skipped + s->dropped;
+    op->number = done ? (int64_t)s->media : 0;
+    op->media = (ic_store_media){
+        .time_us = ic_clock_wall_us(),
+        .kind = (uint32_t)s->args.kind | (uint32_t)s->image << 8,
+        .state = done,
+        .bytes = s->args.size,
+        .fps = s->info ? s->info->fps : s->args.fps,
+        .frames_used = (int64_t)seen,
+        .frames_skipped = (int64_t)skipped,
+        .frames_seen = (int64_t)(seen + skipped + s->counts.deduplicated),
+    };
+    ic_buf_append(&op->bytes, s->args.name, strlen(s->args.name));
+}
+
+/* The unit that makes the source durable, ledger and all; its OK goes out with it. */
 static void admit(talk *t)
 {
     talk_source *s = t->source;
@@ -105,6 +123,7 @@ static void admit(talk *t)
     u->media = s->args.media;
     ic_talk_record r = {.kind = IC_RECORD_MEDIA, .media = u->media};
     talk_unit_record(t, u, &r, NULL);
+    put_ledger(u, s, false);
     talk_unit_add(t, &u);
 }
 
@@ -186,24 +205,6 @@ static void fill_info(const talk_source *s, talk_event *ev)
     ic_wire_put(m, media_info, live, o->live);
 }
 
-static void put_ledger(talk_unit *u, const talk_source *s, bool done)
-{
-    ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_MEDIA);
-    uint64_t seen = s->given, skipped = s->counts.skipped + s->dropped;
-    op->number = done ? (int64_t)s->media : 0;
-    op->media = (ic_store_media){
-        .time_us = ic_clock_wall_us(),
-        .kind = (uint32_t)s->args.kind | (uint32_t)s->image << 8,
-        .state = done,
-        .bytes = s->args.size,
-        .fps = s->info ? s->info->fps : s->args.fps,
-        .frames_used = (int64_t)seen,
-        .frames_skipped = (int64_t)skipped,
-        .frames_seen = (int64_t)(seen + skipped + s->counts.deduplicated),
-    };
-    ic_buf_append(&op->bytes, s->args.name, strlen(s->args.name));
-}
-
 static void tell_begin(talk *t)
 {
     talk_unit *u = talk_unit_new(t);
@@ -266,9 +267,6 @@ void talk_source_admitted(talk *t, const talk_unit *u)
     }
     ic_log_info("session", "%.8s: source %llu begins: %s", t->id, (unsigned long long)s->media,
                 ic_wire_word("kind", s->args.kind));
-    talk_unit *ledger = talk_unit_new(t);
-    put_ledger(ledger, s, false);
-    talk_unit_add(t, &ledger);
     if (s->opened)
         tell_begin(t);
     talk_source_check_end(t);
