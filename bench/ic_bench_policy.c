@@ -308,7 +308,7 @@ static int run_chunk(bench *b, side *w, int rows, ic_error *e)
     if (rc)
         return rc;
     ic_plan plan = {0};
-    bool due = w->policy->chunk_end(&w->config, ic_slab_used(w->slab), &plan);
+    bool due = ic_policy_chunk_end(w->policy, &w->config, ic_slab_used(w->slab), &plan);
     double since = now();
     rc = due ? ic_slab_evict(w->slab, &plan, NULL) : 0;
     note(&w->select, since);
@@ -323,7 +323,8 @@ static int run_token(bench *b, side *w, ic_error *e)
     b->at = w;
     w->now = &w->token;
     int rc = run_step(b, 1, true, e);
-    rc = rc ? rc : w->policy->answer_row(&w->config, ic_slab_used(w->slab), &due, &plan, e);
+    rc = rc ? rc
+            : ic_policy_answer_row(w->policy, &w->config, ic_slab_used(w->slab), &due, &plan, e);
     double since = now();
     if (rc == 0 && due) {
         rc = ic_slab_evict(w->slab, &plan, NULL);

@@ -66,7 +66,7 @@ static int make_rows(ic_session *s, const ic_input *in, ic_error *e)
     if (!rc)
         rc = rows_of(s, in, e);
     if (!rc && in->kind != IC_INPUT_CLOSE)
-        rc = s->policy->admit(&s->config, ic_slab_used(s->slab), s->rows.count, e);
+        rc = ic_policy_admit(s->policy, &s->config, ic_slab_used(s->slab), s->rows.count, e);
     if (rc) {
         ic_cursor back;
         ic_cursor_init(&back, before.data, before.size);
@@ -178,7 +178,8 @@ static bool admit_answer_row(ic_session *s, ic_slice *slice)
     bool evict = false;
     ic_plan plan = {0};
     ic_evicted evicted = {0};
-    int rc = s->policy->answer_row(&s->config, ic_slab_used(s->slab), &evict, &plan, &slice->error);
+    int rc = ic_policy_answer_row(s->policy, &s->config, ic_slab_used(s->slab), &evict, &plan,
+                                  &slice->error);
     if (!rc && evict) {
         rc = ic_slab_evict(s->slab, &plan, &evicted);
         s->stats.evicted_tokens += (uint64_t)evicted.rows_max;
@@ -295,7 +296,7 @@ static int end_chunk(ic_session *s, ic_error *e)
 {
     ic_plan plan = {0};
     ic_evicted evicted = {0};
-    if (!s->policy->chunk_end(&s->config, ic_slab_used(s->slab), &plan))
+    if (!ic_policy_chunk_end(s->policy, &s->config, ic_slab_used(s->slab), &plan))
         return IC_OK;
     int rc = ic_slab_evict(s->slab, &plan, &evicted);
     s->stats.evicted_tokens += (uint64_t)evicted.rows_max;

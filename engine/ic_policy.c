@@ -32,15 +32,29 @@ void ic_policy_settle(ic_session_config *c)
     c->pool = c->pool ? c->pool : p->pool;
 }
 
-int ic_policy_admit(const ic_session_config *c, int used, int64_t rows, ic_error *e)
+int ic_policy_admit(const ic_policy *p, const ic_session_config *c, int used, int64_t rows,
+                    ic_error *e)
 {
-    (void)c, (void)used, (void)rows, (void)e;
-    return IC_OK;
+    return p->refuse ? p->refuse(c, used, rows, e) : IC_OK;
 }
 
-bool ic_policy_slack_is_gone(const ic_session_config *c, int used)
+bool ic_policy_chunk_end(const ic_policy *p, const ic_session_config *c, int used, ic_plan *plan)
 {
-    return used >= c->cache_tokens + c->slack;
+    if (!p->plan)
+        return false;
+    p->plan(c, plan);
+    return p->every_chunk ? used > 0 : used > c->cache_tokens;
+}
+
+int ic_policy_answer_row(const ic_policy *p, const ic_session_config *c, int used, bool *evict,
+                         ic_plan *plan, ic_error *e)
+{
+    *evict = false;
+    if (p->refuse)
+        return p->refuse(c, used, 1 + IC_POLICY_CLOSERS, e);
+    p->plan(c, plan);
+    *evict = p->every_token ? used > c->cache_tokens : used >= c->cache_tokens + c->slack;
+    return IC_OK;
 }
 
 int ic_policy_recent(const ic_session_config *c)

@@ -21,13 +21,12 @@ typedef struct ic_policy {
     /* Its own values of the settings of that name (ic_session_config), where nothing else is said.
      */
     int recent_pct, bias_pct, pool;
-    /* May `rows` more rows go in, all of one input, when `used` are held? */
-    int (*admit)(const ic_session_config *c, int used, int64_t rows, ic_error *e);
-    /* A chunk has ended with `used` rows held: true, and the plan, when some must go. */
-    bool (*chunk_end)(const ic_session_config *c, int used, ic_plan *plan);
-    /* An answer wants one more row. *evict: carry out the plan first. An error ends the answer. */
-    int (*answer_row)(const ic_session_config *c, int used, bool *evict, ic_plan *plan,
-                      ic_error *e);
+    /* What is to stay. NULL: everything; then `refuse` says what does not fit. */
+    void (*plan)(const ic_session_config *c, ic_plan *plan);
+    /* IC_ELIMIT when `rows` more rows do not fit beside `used`. NULL: room is made. */
+    int (*refuse)(const ic_session_config *c, int used, int64_t rows, ic_error *e);
+    bool every_chunk; /* the plan is carried out at each chunk's end, not only above the budget */
+    bool every_token; /* an answer evicts at the budget, not when its slack is gone */
 } ic_policy;
 
 extern const ic_policy ic_policy_full;
@@ -46,11 +45,14 @@ const char *ic_policy_names(void);
 /* Replaces what is left to the policy by its own values. Settled settings stay as they are. */
 void ic_policy_settle(ic_session_config *c);
 
-/* Decisions that policies share. Admit everything: chunks are at most chunk_max rows, and the slab
- * has room for that above the budget. */
-int ic_policy_admit(const ic_session_config *c, int used, int64_t rows, ic_error *e);
-/* An answer may use the slack; when that is gone, what the plan for a chunk's end says. */
-bool ic_policy_slack_is_gone(const ic_session_config *c, int used);
+/* May `rows` more rows go in, all of one input, when `used` are held? */
+int ic_policy_admit(const ic_policy *p, const ic_session_config *c, int used, int64_t rows,
+                    ic_error *e);
+/* A chunk has ended with `used` rows held: true, and the plan, when it is to be carried out. */
+bool ic_policy_chunk_end(const ic_policy *p, const ic_session_config *c, int used, ic_plan *plan);
+/* An answer wants one more row. *evict: carry out the plan first. An error ends the answer. */
+int ic_policy_answer_row(const ic_policy *p, const ic_session_config *c, int used, bool *evict,
+                         ic_plan *plan, ic_error *e);
 /* Rows of the budget that recent_pct is. */
 int ic_policy_recent(const ic_session_config *c);
 

@@ -13,24 +13,9 @@ static void build_plan(const ic_session_config *c, ic_plan *plan)
                       .per_layer = c->per_layer};
 }
 
-static bool chunk_end(const ic_session_config *c, int used, ic_plan *plan)
-{
-    build_plan(c, plan);
-    return used > c->cache_tokens;
-}
-
-static int answer_row(const ic_session_config *c, int used, bool *evict, ic_plan *plan, ic_error *e)
-{
-    (void)e;
-    build_plan(c, plan);
-    *evict = used > c->cache_tokens;
-    return IC_OK;
-}
-
 const ic_policy ic_policy_h2o = {.name = "h2o",
                                  .score = IC_SCORE_SUM,
                                  .recent_pct = 50,
                                  .pool = 1,
-                                 .admit = ic_policy_admit,
-                                 .chunk_end = chunk_end,
-                                 .answer_row = answer_row};
+                                 .plan = build_plan,
+                                 .every_token = true};

@@ -12,22 +12,5 @@ static void build_plan(const ic_session_config *c, ic_plan *plan)
                       .text = ic_policy_recent(c)};
 }
 
-static bool chunk_end(const ic_session_config *c, int used, ic_plan *plan)
-{
-    build_plan(c, plan);
-    return used > 0;
-}
-
-static int answer_row(const ic_session_config *c, int used, bool *evict, ic_plan *plan, ic_error *e)
-{
-    (void)e;
-    build_plan(c, plan);
-    *evict = ic_policy_slack_is_gone(c, used);
-    return IC_OK;
-}
-
-const ic_policy ic_policy_recent_frames = {.name = "recent-frames",
-                                           .recent_pct = 50,
-                                           .admit = ic_policy_admit,
-                                           .chunk_end = chunk_end,
-                                           .answer_row = answer_row};
+const ic_policy ic_policy_recent_frames = {
+    .name = "recent-frames", .recent_pct = 50, .plan = build_plan, .every_chunk = true};

@@ -26,34 +26,16 @@ static void build_plan(const ic_session_config *c, ic_plan *plan)
                       .per_layer = c->per_layer};
 }
 
-static bool chunk_end(const ic_session_config *c, int used, ic_plan *plan)
-{
-    build_plan(c, plan);
-    return used > c->cache_tokens;
-}
-
-static int answer_row(const ic_session_config *c, int used, bool *evict, ic_plan *plan, ic_error *e)
-{
-    (void)e;
-    build_plan(c, plan);
-    *evict = ic_policy_slack_is_gone(c, used);
-    return IC_OK;
-}
-
 const ic_policy ic_policy_saddle = {.name = "saddle",
                                     .score = IC_SCORE_WINDOW,
                                     .recent_pct = 50,
                                     .bias_pct = 100,
                                     .pool = 15,
-                                    .admit = ic_policy_admit,
-                                    .chunk_end = chunk_end,
-                                    .answer_row = answer_row};
+                                    .plan = build_plan};
 
 const ic_policy ic_policy_saddle_paper = {.name = "saddle-paper",
                                           .score = IC_SCORE_WINDOW,
                                           .recent_pct = 50,
                                           .bias_pct = 100,
                                           .pool = 1,
-                                          .admit = ic_policy_admit,
-                                          .chunk_end = chunk_end,
-                                          .answer_row = answer_row};
+                                          .plan = build_plan};

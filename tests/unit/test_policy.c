@@ -465,7 +465,7 @@ static void expect_same(const world *w)
 static void evict(world *w)
 {
     ic_plan plan = {0};
-    if (w->policy->chunk_end(&w->config, ic_slab_used(w->slab), &plan))
+    if (ic_policy_chunk_end(w->policy, &w->config, ic_slab_used(w->slab), &plan))
         assert_int_equal(ic_slab_evict(w->slab, &plan, NULL), 0);
     assert_true(ic_slab_used(w->slab) <= BUDGET);
     evict_reference(w);
