@@ -18,7 +18,8 @@ typedef struct router_entry {
     uint64_t sent; /* mails, to be compared with what it has seen */
     ic_talk_state state;
     bool room;          /* holds a place in memory, or has been promised one */
-    bool room_wanted;   /* waits for one */
+    bool room_wanted;   /* waits for one, */
+    int64_t wanted_us;  /* since then */
     int64_t leaving_us; /* was asked to leave then; 0: was not */
     int64_t used_us;
 } router_entry;

@@ -9,7 +9,8 @@
 enum {
     START_MS = 5000,
     STOP_MS = 10000,
-    LEAVE_US = 1000000 /* a session asked to leave has so long to begin */
+    ROOM_WAIT_US = 2000000, /* others may be busy with a checkpoint only */
+    LEAVE_US = 1000000      /* a session asked to leave has so long to begin */
 };
 
 router_entry *router_find(const router *r, const char *session)
@@ -187,7 +188,7 @@ void router_rooms(router *r)
             continue;
         if (rooms_taken(r) < r->args->sched_args->max_resident)
             answer_room(r, e, true);
-        else if (!make_room(r, &leaving, now))
+        else if (!make_room(r, &leaving, now) && now - e->wanted_us > ROOM_WAIT_US)
             answer_room(r, e, false);
     }
 }
@@ -210,6 +211,7 @@ static void take_plain(router *r, ic_mail_plain *m)
     switch (m->head.kind) {
     case IC_MAIL_ROOM_WANTED:
         entry->room_wanted = true;
+        entry->wanted_us = ic_clock_mono_us();
         router_rooms(r);
         break;
     case IC_MAIL_ROOM_FREED:
