@@ -17,6 +17,13 @@ typedef struct ic_backend {
     void (*weight_destroy)(ic_weight *w);
     int (*slab_store)(ic_slab *s, int layer, int appended, int first, const ic_mat *k,
                       const ic_mat *v);
+    /* Of a backend that keeps its own copy of a slab's tables and carries out what changes them
+     * (all five); NULL: the host's tables are the only ones (ic_slab_priv.h). */
+    int (*slab_open)(ic_slab *s, ic_error *e);
+    void (*slab_close)(ic_slab *s);
+    int (*slab_append)(ic_slab *s, const ic_row *rows, int count);
+    int (*slab_evict)(ic_slab *s, const ic_plan *plan, ic_evicted *evicted);
+    int (*slab_pull)(ic_slab *s);
 
     int (*gemm)(ic_device *d, ic_role role, const ic_mat *x, const ic_weight *w, const float *bias,
                 bool add, ic_mat *y);

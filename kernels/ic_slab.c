@@ -91,8 +91,13 @@ int ic_slab_new(ic_slab **out, ic_device *d, const ic_slab_desc *desc, ic_error 
     IC_ASSERT(lay_tables(s, s->tables) == s->table_bytes);
     for (int head = 0; head < s->heads; head++)
         ic_slab_clear_head(s, head);
+    s->mirror_stale = true;
+    if (d->backend->slab_open)
+        rc = d->backend->slab_open(s, e);
+    if (rc)
+        ic_slab_destroy(&s);
     *out = s;
-    return 0;
+    return rc;
 }
 
 void ic_slab_destroy(ic_slab **s_p)
@@ -101,6 +106,8 @@ void ic_slab_destroy(ic_slab **s_p)
     *s_p = NULL;
     if (!s)
         return;
+    if (s->mirror)
+        s->device->backend->slab_close(s);
     ic_device_free(s->device, s->kv);
     ic_free(s->tables);
     ic_free(s->scores);
@@ -207,6 +214,12 @@ int ic_slab_append(ic_slab *s, const ic_row *rows, int count, ic_error *e)
                             "the cache is full: %d of %d rows are in use and %d more are wanted; "
                             "raise the budget or choose a policy that evicts",
                             ic_slab_used(s), s->desc.slots, count);
+    if (s->mirror) {
+        int rc = s->device->backend->slab_append(s, rows, count);
+        for (int head = 0; rc == 0 && head < s->heads; head++)
+            s->counts[head] += count;
+        return rc ? ic_error_set(e, rc, "the device refused %d rows", count) : 0;
+    }
     for (int head = 0; head < s->heads; head++)
         append_to_head(s, head, rows, count);
     return 0;
@@ -214,6 +227,8 @@ int ic_slab_append(ic_slab *s, const ic_row *rows, int count, ic_error *e)
 
 void ic_slab_drop_last(ic_slab *s, int count)
 {
+    if (ic_slab_touch(s))
+        return; /* a device that fails has no rows to drop */
     for (int head = 0; head < s->heads; head++) {
         IC_ASSERT(count >= 0 && count <= s->counts[head]);
         const int32_t *order = ic_slab_order_of(s, head);
@@ -248,6 +263,8 @@ void ic_slab_rows(const ic_slab *s, int layer, int kv_head, ic_row *rows, int32_
 {
     int count = ic_slab_count(s, layer, kv_head), head = ic_slab_head(s, layer, kv_head);
     const int32_t *order = ic_slab_order_of(s, head);
+    if (ic_slab_pull(s))
+        return;
     if (slots)
         memcpy(slots, order, (size_t)count * sizeof *slots);
     if (positions)

@@ -2,7 +2,7 @@
 #ifndef IC_SLAB_PRIV_H
 #define IC_SLAB_PRIV_H
 
-#include "kernels/ic_slab.h"
+#include "kernels/ic_device_priv.h"
 
 /* What the store knows of a row's K and V. */
 enum { IC_SLAB_UNSAVED, IC_SLAB_GIVEN, IC_SLAB_SAVED };
@@ -28,7 +28,28 @@ struct ic_slab {
     float *scores;        /* [heads, slots] by slot; NULL: none are kept */
     int32_t position_end; /* above every position any head has had: how far angles are needed */
     bool loading;         /* between load_tables and load_finish */
+    /* A backend with memory of its own keeps the tables and the scores there too, and appends,
+     * scores and evicts in its copy. Then `counts` alone is always right on the host; before the
+     * host reads another table it pulls, and what it changes is copied back before the backend
+     * looks. */
+    void *mirror;      /* the backend's copy; NULL: there is none */
+    bool host_stale;   /* the backend has changed its copy since the last pull */
+    bool mirror_stale; /* the host has changed its tables since the backend looked */
 };
+
+/* Before the host reads the tables. IC_EDEVICE: they could not be had. */
+static inline int ic_slab_pull(const ic_slab *s)
+{
+    return s->host_stale ? s->device->backend->slab_pull((ic_slab *)(uintptr_t)s) : 0;
+}
+
+/* Before the host changes the tables. */
+static inline int ic_slab_touch(ic_slab *s)
+{
+    int rc = ic_slab_pull(s);
+    s->mirror_stale = true;
+    return rc;
+}
 
 static inline int ic_slab_head(const ic_slab *s, int layer, int kv_head)
 {

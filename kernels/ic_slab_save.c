@@ -118,6 +118,9 @@ static void put_row(const ic_row *row, int slot, ic_buf *out)
 int ic_slab_save_tables(const ic_slab *s, ic_buf *out)
 {
     size_t start = out->size;
+    int rc = ic_slab_pull(s);
+    if (rc)
+        return rc;
     put_header(s, MAGIC_TABLES, out);
     for (int head = 0; head < s->heads; head++) {
         bool same = same_as_previous(s, head);
@@ -210,7 +213,8 @@ int ic_slab_load_tables(ic_slab *s, ic_cursor *in, ic_error *e)
     int rc = check_header(s, MAGIC_TABLES, in, e);
     if (rc)
         return rc;
-    rc = load_heads(s, in, e);
+    rc = ic_slab_touch(s) ? ic_error_set(e, IC_EDEVICE, "the device refused the slot tables")
+                          : load_heads(s, in, e);
     if (rc == 0) {
         uint64_t want = checksum(in->data + start, in->at - start);
         if (ic_cursor_u64(in) != want || in->status)
@@ -267,7 +271,7 @@ int ic_slab_save_rows(const ic_slab *s, bool all, uint64_t *cursor, size_t max_b
 {
     uint64_t slots = (uint64_t)s->desc.slots, end = (uint64_t)s->heads * slots;
     size_t start = out->size, each = row_bytes(s) + 4;
-    int rc = 0;
+    int rc = ic_slab_pull(s);
     put_header(s, MAGIC_ROWS, out);
     while (rc == 0 && out->status == 0 && *cursor < end) {
         int head = (int)(*cursor / slots), slot = (int)(*cursor % slots);
@@ -370,6 +374,7 @@ int ic_slab_load_finish(ic_slab *s, ic_error *e)
                        && s->saved[(int64_t)head * s->desc.slots + slot] != IC_SLAB_GIVEN;
     s->loading = false;
     if (missing) {
+        s->mirror_stale = true;
         for (int head = 0; head < s->heads; head++)
             ic_slab_clear_head(s, head);
         return ic_error_set(e, IC_EFORMAT,

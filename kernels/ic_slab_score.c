@@ -20,6 +20,7 @@ int ic_slab_keep_scores(ic_slab *s, ic_score_kind kind, float smooth, ic_error *
     if (!s->scores)
         return ic_error_set(e, IC_ENOMEM, "no memory for the scores of %d rows in %d heads",
                             s->desc.slots, s->heads);
+    s->mirror_stale = true;
     s->score_kind = kind;
     s->smooth = smooth;
     return 0;
@@ -30,12 +31,17 @@ void ic_slab_scores(const ic_slab *s, int layer, int kv_head, float *scores)
     int count = ic_slab_count(s, layer, kv_head), head = ic_slab_head(s, layer, kv_head);
     const int32_t *order = ic_slab_order_of(s, head);
     IC_ASSERT(s->scores);
+    if (ic_slab_pull(s))
+        return;
     for (int i = 0; i < count; i++)
         scores[i] = ic_slab_scores_of(s, head)[order[i]];
 }
 
 int ic_slab_save_scores(const ic_slab *s, ic_buf *out)
 {
+    int rc = s->scores ? ic_slab_pull(s) : 0;
+    if (rc)
+        return rc;
     for (int head = 0; s->scores && head < s->heads; head++)
         for (int i = 0; i < s->counts[head]; i++)
             ic_buf_f32(out, ic_slab_scores_of(s, head)[ic_slab_order_of(s, head)[i]]);
@@ -44,6 +50,8 @@ int ic_slab_save_scores(const ic_slab *s, ic_buf *out)
 
 int ic_slab_load_scores(ic_slab *s, ic_cursor *in, ic_error *e)
 {
+    if (s->scores && ic_slab_touch(s))
+        return ic_error_set(e, IC_EDEVICE, "the device refused the scores of a checkpoint");
     for (int head = 0; s->scores && head < s->heads; head++)
         for (int i = 0; i < s->counts[head]; i++) {
             float score = ic_cursor_f32(in);

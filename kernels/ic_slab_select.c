@@ -387,6 +387,8 @@ int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
 {
     IC_ASSERT(plan->budget >= 0 && plan->sinks >= 0 && !s->loading);
     IC_ASSERT(!plan->scored || s->scores);
+    if (s->mirror)
+        return s->device->backend->slab_evict(s, plan, evicted);
     eviction v = {.slab = s, .plan = plan};
     ic_evicted sum = {0};
     int rc = make_room(&v, plan->scored);
