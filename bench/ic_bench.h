@@ -15,7 +15,9 @@ typedef struct ic_bench_command {
 
 /* clang-format off */
 #ifdef IC_HAVE_SERVER /* commands that need the server's rooms */
-#define IC_BENCH_SERVER_COMMANDS(X) X(store)
+#define IC_BENCH_SERVER_COMMANDS(X) \
+    X(recall) \
+    X(store)
 #else
 #define IC_BENCH_SERVER_COMMANDS(X)
 #endif
@@ -40,5 +42,7 @@ bool ic_bench_flag(int argc, char **argv, const char *flag);
 bool ic_bench_check(int argc, char **argv, const char *const *flags, const char *const *options);
 
 size_t ic_bench_peak_memory(void); /* bytes: the most this process has had resident */
+size_t ic_bench_resident(void);    /* bytes resident now */
+double ic_bench_now(void);         /* seconds of a clock that never jumps */
 
 #endif

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "bench/ic_bench.h"
 
@@ -67,6 +69,24 @@ size_t ic_bench_peak_memory(void)
 {
     struct rusage usage;
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (size_t)usage.ru_maxrss * 1024 : 0;
+}
+
+size_t ic_bench_resident(void)
+{
+    unsigned long pages = 0, held = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f && fscanf(f, "%lu %lu", &pages, &held) != 2)
+        held = 0;
+    if (f)
+        fclose(f);
+    return held * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+double ic_bench_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
 static int print_help(FILE *to)
