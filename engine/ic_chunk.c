@@ -172,32 +172,35 @@ static void tell_cancels(ic_session *s, ic_slice *slice)
     }
 }
 
-/* Makes room for one more row of the answer; false when the policy ends it here. */
-static bool admit_answer_row(ic_session *s, ic_slice *slice)
+/* Makes room for one more row of the answer; false when the policy ends it here. The last token of
+ * an answer that has ended goes in like those before it, so that it finds the same rows whether the
+ * model, a limit, a cancel or a replay ended it; it can be refused no more. */
+static bool admit_answer_row(ic_session *s, bool goes_on, ic_slice *slice)
 {
     bool evict = false;
     ic_plan plan = {0};
     ic_evicted evicted = {0};
-    int rc = ic_policy_answer_row(s->policy, &s->config, ic_slab_used(s->slab), &evict, &plan,
-                                  &slice->error);
+    ic_error e = {0};
+    int rc = ic_policy_answer_row(s->policy, &s->config, ic_slab_used(s->slab), &evict, &plan, &e);
     if (!rc && evict) {
         rc = ic_slab_evict(s->slab, &plan, &evicted);
         s->stats.evicted_tokens += (uint64_t)evicted.rows_max;
         s->stats.evicted_groups += (uint64_t)evicted.groups;
         if (rc)
-            ic_error_set(&slice->error, rc, "eviction failed");
+            ic_error_set(&e, rc, "eviction failed");
     }
-    if (rc) {
-        slice->progress = IC_PROGRESS_FAILED;
-        end_answer(s, IC_FINISH_ERROR, slice);
-    }
-    return rc == IC_OK;
+    if (!rc || !goes_on)
+        return true;
+    slice->error = e;
+    slice->progress = IC_PROGRESS_FAILED;
+    end_answer(s, IC_FINISH_ERROR, slice);
+    return false;
 }
 
 static void plan_decode(ic_session *s, ic_work *work, ic_slice *slice)
 {
     bool goes_on = s->answer.phase == IC_ANSWER_DECODING;
-    if (goes_on && !admit_answer_row(s, slice))
+    if (!admit_answer_row(s, goes_on, slice))
         return;
     work->decode = true;
     work->token = goes_on;
