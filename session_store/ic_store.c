@@ -176,7 +176,7 @@ static int execute(ic_store *s, const char *text, ic_error *e)
 }
 
 /* Whether the file is new (nothing in it yet), ours, or something to refuse. Reads only. */
-static int identify(ic_store *s, bool *is_new, ic_error *e)
+static int identify(ic_store *s, bool *is_new, int *format, ic_error *e)
 {
     int64_t application = 0, version = 0, tables = 0, page = 0;
     int rc = pragma_get(s, "PRAGMA application_id", &application, e);
@@ -189,6 +189,7 @@ static int identify(ic_store *s, bool *is_new, ic_error *e)
     if (rc)
         return rc;
     *is_new = application == 0 && version == 0 && tables == 0;
+    *format = (int)(version > 0 && version <= IC_STORE_FORMAT ? version : 0);
     if (*is_new)
         return IC_OK;
     if (application != IC_STORE_APPLICATION_ID)
@@ -261,23 +262,38 @@ static int apply_settings(ic_store *s, const ic_store_config *config, bool is_ne
     return rc;
 }
 
-static int create_schema(ic_store *s, ic_error *e)
+static int set_format(ic_store *s, int format, ic_error *e)
 {
     char text[128];
-    int rc = ic_store_begin(s, e);
-    if (rc)
-        return rc;
     snprintf(text, sizeof text, "PRAGMA application_id=%d; PRAGMA user_version=%d;",
-             IC_STORE_APPLICATION_ID, IC_STORE_FORMAT);
-    rc = execute(s, text, e);
-    if (!rc)
-        rc = execute(s, ic_store_schema_v1, e);
+             IC_STORE_APPLICATION_ID, format);
+    return execute(s, text, e);
+}
+
+static int create_first(ic_store *s, ic_error *e)
+{
+    char text[128];
+    int rc = execute(s, ic_store_schema_v1, e);
     snprintf(text, sizeof text,
              "INSERT INTO store_meta(key, value) VALUES('created_us', %lld),"
              "('id', lower(hex(randomblob(16))));",
              (long long)ic_clock_wall_us());
+    return rc ? rc : execute(s, text, e);
+}
+
+/* From whichever format, or from nothing (0), to today's: in one transaction, so that a store is
+ * of the one or of the other. */
+static int bring_forward(ic_store *s, int format, ic_error *e)
+{
+    int rc = ic_store_begin(s, e);
+    if (rc)
+        return rc;
+    if (format == 0)
+        rc = create_first(s, e);
+    for (int from = format ? format : 1; from < IC_STORE_FORMAT && !rc; from++)
+        rc = execute(s, ic_store_migrations[from], e);
     if (!rc)
-        rc = execute(s, text, e);
+        rc = set_format(s, IC_STORE_FORMAT, e);
     return ic_store_end(s, rc, e);
 }
 
@@ -295,6 +311,7 @@ static int check_settings(ic_store *s, ic_error *e)
 int ic_store_open(ic_store **s_p, const ic_store_config *config, ic_error *e)
 {
     bool is_new = false;
+    int format = 0;
     *s_p = NULL;
     if (!config->path || !config->path[0])
         return ic_error_set(e, IC_EINVAL, "store: no file was named");
@@ -310,11 +327,11 @@ int ic_store_open(ic_store **s_p, const ic_store_config *config, ic_error *e)
     if (!rc)
         rc = connect_file(s, config, e);
     if (!rc)
-        rc = identify(s, &is_new, e);
+        rc = identify(s, &is_new, &format, e);
     if (!rc)
         rc = apply_settings(s, config, is_new, e);
-    if (!rc && is_new)
-        rc = create_schema(s, e);
+    if (!rc && format < IC_STORE_FORMAT)
+        rc = bring_forward(s, format, e);
     if (!rc)
         rc = check_settings(s, e);
     if (!rc)

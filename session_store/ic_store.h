@@ -1,5 +1,5 @@
 /* ic_store: durable sessions in one SQLite file. It knows ids, numbered records and opaque bytes
- * with a version; it knows nothing of models. The format is docs/store-format.md, version 1.
+ * with a version; it knows nothing of models. The format is docs/store-format.md, version 2.
  *
  * One handle, one owner thread (the store actor's); nothing here locks. All SQL text is inside.
  * Every call that changes something is durable when it returns (WAL, synchronous=FULL), except
@@ -25,10 +25,12 @@
 #include "base/ic_err.h"
 
 enum {
-    IC_STORE_FORMAT = 1,                   /* the schema this build writes (user_version) */
+    IC_STORE_FORMAT = 2,                   /* the schema this build writes (user_version) */
     IC_STORE_ID_CHARS = 26,                /* a session id: 128 random bits, base32 lower case */
     IC_STORE_OWNER_MAX = 63,               /* bytes */
     IC_STORE_TITLE_MAX = 255,              /* bytes */
+    IC_STORE_MARK_MAX = 63,                /* bytes of a mark's name */
+    IC_STORE_MARKS = 100,                  /* marks of one session */
     IC_STORE_KEY_BYTES = 16,               /* a request key, a content hash */
     IC_STORE_FINGERPRINT_MAX = 64,         /* bytes of a meaning fingerprint */
     IC_STORE_NUMERICS_MAX = 127,           /* bytes of a numerics id */
@@ -48,10 +50,11 @@ typedef struct ic_store_config {
     const char *vfs;     /* name of a SQLite VFS, for tests; NULL: the system's */
 } ic_store_config;
 
-/* Opens or makes the store and holds "<path>.lock" until closed or killed. Sweeps what a crash left
- * unreferenced. Caller owns *s_p. Errors: IC_EBUSY (another server has it; names file and pid),
- * IC_EVERSION (made by a newer build; not a byte is touched), IC_EFORMAT (not a store of ours, or
- * damaged), IC_EIO (folder or file cannot be written), IC_EUNSUPPORTED (network file system). */
+/* Opens or makes the store, brings one of a former format forward, and holds "<path>.lock" until
+ * closed or killed. Sweeps what a crash left unreferenced. Caller owns *s_p. Errors: IC_EBUSY
+ * (another server has it; names file and pid), IC_EVERSION (made by a newer build; not a byte is
+ * touched), IC_EFORMAT (not a store of ours, or damaged), IC_EIO (folder or file cannot be
+ * written), IC_EUNSUPPORTED (network file system). */
 int ic_store_open(ic_store **s_p, const ic_store_config *config, ic_error *e);
 /* Rolls an open batch back, gives open writers up (their segments are swept at the next start),
  * closes, releases the lock. Readers must be closed before. */
@@ -84,7 +87,7 @@ typedef struct ic_store_sizes {
 } ic_store_sizes;
 int ic_store_sizes_all(ic_store *s, ic_store_sizes *sizes, ic_error *e);
 int ic_store_sizes_owner(ic_store *s, const char *owner, ic_store_sizes *sizes, ic_error *e);
-/* What forks share is counted in each of them. */
+/* With its marks. What forks share is counted in each of them. */
 int ic_store_sizes_session(ic_store *s, const char *id, ic_store_sizes *sizes, ic_error *e);
 
 /* ---- sessions ------------------------------------------------------------------------------- */
@@ -97,6 +100,7 @@ typedef struct ic_store_session {
     char id[IC_STORE_ID_CHARS + 1];
     char owner[IC_STORE_OWNER_MAX + 1];
     char title[IC_STORE_TITLE_MAX + 1]; /* UTF-8 */
+    char parent[IC_STORE_ID_CHARS + 1]; /* it was forked from; "": from none */
     uint32_t state;                     /* the caller's */
     int64_t created_us, used_us;        /* wall clock */
     ic_store_counters counters;
@@ -138,15 +142,36 @@ int ic_store_session_set_state(ic_store *s, const char *id, uint32_t state, ic_e
 /* used_us and, unless NULL, the counters (absolute values). */
 int ic_store_session_touch(ic_store *s, const char *id, int64_t used_us,
                            const ic_store_counters *counters, ic_error *e);
-/* Makes a session that goes on from where this one stands: its config, counters, transcript, media
- * ledger and the journal behind the checkpoint are copied; the checkpoint and the media bytes are
- * shared, so it costs the same whatever their size. Events and request keys stay behind. The caller
- * sees to it that no answer is in flight. */
-int ic_store_session_fork(ic_store *s, const char *id, const char *title, int64_t created_us,
-                          char fork_id[IC_STORE_ID_CHARS + 1], ic_error *e);
-/* Everything of the session goes, of a damaged one too; its request keys answer EXPIRED from then
- * on. The space is given back by ic_store_maintain or at once by ic_store_shrink. */
+/* Makes a session that goes on from where this one stands, or stood when its mark `at` was made
+ * (NULL: now): its config, counters, transcript, media ledger and the journal behind the checkpoint
+ * are copied; the checkpoint and the media bytes are shared, so it costs the same whatever their
+ * size. Events, marks and request keys stay behind. What the copied journal holds of answers in
+ * flight is the caller's to end (in the same batch). IC_ENOTFOUND: no such mark. */
+int ic_store_session_fork(ic_store *s, const char *id, const char *at, const char *title,
+                          int64_t created_us, char fork_id[IC_STORE_ID_CHARS + 1], ic_error *e);
+/* Everything of the session goes, its marks and a damaged one too; its request keys answer EXPIRED
+ * from then on. The space is given back by ic_store_maintain or at once by ic_store_shrink. */
 int ic_store_session_delete(ic_store *s, const char *id, ic_error *e);
+
+/* ---- marks ----------------------------------------------------------------------------------- */
+
+typedef struct ic_store_mark {
+    char name[IC_STORE_MARK_MAX + 1];
+    int64_t time_us;
+    int64_t turn; /* the caller's: questions so far */
+} ic_store_mark;
+typedef int ic_store_mark_fn(void *arg, const ic_store_mark *mark);
+
+/* Names the session as it stands now: what a fork of it would copy is copied and held, whatever
+ * becomes of the session, until the mark is removed or the session deleted. copy_id gets the id of
+ * the copy, which no list shows and which the caller may still write to as to any session. Name:
+ * one line. IC_EEXIST; IC_ELIMIT: too many. */
+int ic_store_mark_add(ic_store *s, const char *id, const char *name, int64_t turn, int64_t time_us,
+                      char copy_id[IC_STORE_ID_CHARS + 1], ic_error *e);
+/* IC_ENOTFOUND. What only the mark held is given back. */
+int ic_store_mark_remove(ic_store *s, const char *id, const char *name, ic_error *e);
+/* Oldest first. */
+int ic_store_mark_list(ic_store *s, const char *id, ic_store_mark_fn *fn, void *arg, ic_error *e);
 
 /* ---- the replay journal and the event log -----------------------------------------------------
  */
@@ -267,6 +292,8 @@ int ic_store_turn_append(ic_store *s, const char *id, const ic_store_turn *turn,
                          ic_error *e);
 int ic_store_turn_read(ic_store *s, const char *id, int64_t from, ic_store_turn_fn *fn, void *arg,
                        ic_error *e);
+/* Takes one turn out; the others keep their numbers. */
+int ic_store_turn_remove(ic_store *s, const char *id, int64_t number, ic_error *e);
 
 /* ---- media: the ledger and the bytes ----------------------------------------------------------
  */

@@ -14,6 +14,8 @@ enum {
 };
 
 extern const char ic_store_schema_v1[];
+/* [n]: what brings a store of format n to n + 1. */
+extern const char *const ic_store_migrations[IC_STORE_FORMAT];
 
 /* Every statement by name; the texts are in ic_store_sql.h. */
 enum ic_store_sql {
@@ -77,7 +79,18 @@ int ic_store_add_functions(ic_store *s);
 int ic_store_session_damaged(const char *id, ic_error *e);
 /* The session's row number; IC_ENOTFOUND. */
 int ic_store_session_row(ic_store *s, const char *id, int64_t *n, ic_error *e);
-/* In a transaction: drops a checkpoint that no session and no mark refers to, with the segments
+/* In a transaction: a session that goes on from where row `from` stands; owner "": a hidden one,
+ * which no list shows. IC_EINVAL: the title. */
+int ic_store_session_copy(ic_store *s, int64_t from, const char *owner, const char *title,
+                          int64_t created_us, char copy_id[IC_STORE_ID_CHARS + 1], ic_error *e);
+/* In a transaction: everything of session row n goes, its marks too. */
+int ic_store_session_drop(ic_store *s, int64_t n, ic_error *e);
+/* Row number of the copy that a mark names; IC_ENOTFOUND names the mark. */
+int ic_store_mark_row(ic_store *s, const char *id, int64_t n, const char *name, int64_t *copy,
+                      ic_error *e);
+/* One line of UTF-8 of at most limit bytes, or IC_EINVAL. */
+int ic_store_check_line(const char *what, const char *text, size_t limit, ic_error *e);
+/* In a transaction: drops a checkpoint that no session refers to, with the segments
  * that only it held; held media that no ledger refers to. 0: none, does nothing. */
 int ic_store_checkpoint_release(ic_store *s, int64_t checkpoint, ic_error *e);
 int ic_store_media_release(ic_store *s, int64_t held, ic_error *e);

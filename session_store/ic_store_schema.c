@@ -1,6 +1,8 @@
-/* The schema, version 1: docs/store-format.md tells what each column means. Clustered tables
- * (WITHOUT ROWID) keep a session's records side by side, so that an append touches one page.
- * Bulk bytes (segment_data, media_piece) live apart from what is scanned. */
+/* The schema as it was made first, and what later formats changed: docs/store-format.md tells what
+ * each column means. Clustered tables (WITHOUT ROWID) keep a session's records side by side, so
+ * that an append touches one page. Bulk bytes (segment_data, media_piece) live apart from what is
+ * scanned. A new store is made by the same steps as an old one is brought forward: what stands here
+ * is never changed again. */
 #include "session_store/ic_store_priv.h"
 
 const char ic_store_schema_v1[] =
@@ -88,3 +90,14 @@ const char ic_store_schema_v1[] =
     "  session INTEGER NOT NULL, name TEXT NOT NULL, checkpoint INTEGER NOT NULL,"
     "  time_us INTEGER NOT NULL, turn INTEGER NOT NULL, PRIMARY KEY(session, name)) WITHOUT ROWID;"
     "CREATE INDEX mark_by_checkpoint ON mark(checkpoint);";
+
+const char *const ic_store_migrations[IC_STORE_FORMAT] = {
+    NULL, /* there is no format 0 */
+    /* 1 to 2: a mark names a copy of its session. Nothing wrote marks before. */
+    "DROP TABLE mark;"
+    "CREATE TABLE mark("
+    "  session INTEGER NOT NULL, name TEXT NOT NULL, copy INTEGER NOT NULL,"
+    "  time_us INTEGER NOT NULL, turn INTEGER NOT NULL, sum INTEGER NOT NULL,"
+    "  PRIMARY KEY(session, name)) WITHOUT ROWID;"
+    "CREATE UNIQUE INDEX mark_by_copy ON mark(copy);",
+};

@@ -49,7 +49,7 @@ static int character(const uint8_t *p)
     return overlong || surrogate || beyond || control ? 0 : length;
 }
 
-static int check_line(const char *what, const char *text, size_t limit, ic_error *e)
+int ic_store_check_line(const char *what, const char *text, size_t limit, ic_error *e)
 {
     size_t size = strlen(text);
     if (size > limit)
@@ -83,9 +83,9 @@ int ic_store_session_create(ic_store *s, const char *owner, const char *title, i
     char fresh[IC_STORE_ID_CHARS + 1];
     if (!owner[0])
         return ic_error_set(e, IC_EINVAL, "a session needs an owner");
-    int rc = check_line("the owner", owner, IC_STORE_OWNER_MAX, e);
+    int rc = ic_store_check_line("the owner", owner, IC_STORE_OWNER_MAX, e);
     if (!rc)
-        rc = check_line("the title", title, IC_STORE_TITLE_MAX, e);
+        rc = ic_store_check_line("the title", title, IC_STORE_TITLE_MAX, e);
     if (!rc)
         rc = check_config(config_bytes, e);
     if (!rc)
@@ -138,6 +138,7 @@ static int read_session(sqlite3_stmt *row, ic_store_session *out, ic_error *e)
     ic_store_copy_text(out->id, sizeof out->id, row, 0);
     ic_store_copy_text(out->owner, sizeof out->owner, row, 1);
     ic_store_copy_text(out->title, sizeof out->title, row, 2);
+    ic_store_copy_text(out->parent, sizeof out->parent, row, 19);
     out->state = (uint32_t)sqlite3_column_int64(row, 3);
     out->created_us = sqlite3_column_int64(row, 4);
     out->used_us = sqlite3_column_int64(row, 5);
@@ -212,7 +213,7 @@ int ic_store_session_set_config(ic_store *s, const char *id, uint32_t version, c
 
 int ic_store_session_set_title(ic_store *s, const char *id, const char *title, ic_error *e)
 {
-    int rc = check_line("the title", title, IC_STORE_TITLE_MAX, e);
+    int rc = ic_store_check_line("the title", title, IC_STORE_TITLE_MAX, e);
     if (rc)
         return rc;
     return updated(s, id, ic_store_do(s, IC_SQL_SESSION_SET_TITLE, e, "tt", id, title), e);
@@ -368,6 +369,28 @@ static int delete_bulk(ic_store *s, int64_t n, ic_error *e)
     return rc;
 }
 
+static int drop_copies(ic_store *s, int64_t n, ic_error *e)
+{
+    ic_buf copies;
+    ic_buf_init(&copies, 0);
+    int rc = collect(s, IC_SQL_MARK_COPIES, n, &copies, e);
+    if (!rc)
+        rc = release_all(s, &copies, ic_store_session_drop, e); /* a copy has no marks */
+    ic_buf_fini(&copies);
+    return rc;
+}
+
+int ic_store_session_drop(ic_store *s, int64_t n, ic_error *e)
+{
+    int rc = drop_copies(s, n, e);
+    if (!rc)
+        rc = delete_rows(s, n, e);
+    if (!rc)
+        rc = delete_bulk(s, n, e);
+    s->shrink_wanted = s->shrink_wanted || rc == IC_OK;
+    return rc;
+}
+
 int ic_store_session_delete(ic_store *s, const char *id, ic_error *e)
 {
     int64_t n;
@@ -379,12 +402,8 @@ int ic_store_session_delete(ic_store *s, const char *id, ic_error *e)
         return rc;
     rc = find_row(s, id, &n, &good, e);
     if (!rc)
-        rc = delete_rows(s, n, e);
-    if (!rc)
-        rc = delete_bulk(s, n, e);
-    rc = ic_store_end(s, rc, e);
-    s->shrink_wanted = s->shrink_wanted || rc == IC_OK;
-    return rc;
+        rc = ic_store_session_drop(s, n, e);
+    return ic_store_end(s, rc, e);
 }
 
 /* Everything but the events and the request keys. */
@@ -399,25 +418,49 @@ static int fork_rows(ic_store *s, int64_t from, const char *id, ic_error *e)
     return rc;
 }
 
-int ic_store_session_fork(ic_store *s, const char *id, const char *title, int64_t created_us,
-                          char fork_id[IC_STORE_ID_CHARS + 1], ic_error *e)
+int ic_store_session_copy(ic_store *s, int64_t from, const char *owner, const char *title,
+                          int64_t created_us, char copy_id[IC_STORE_ID_CHARS + 1], ic_error *e)
 {
     char fresh[IC_STORE_ID_CHARS + 1];
-    int64_t n;
-    int rc = check_line("the title", title, IC_STORE_TITLE_MAX, e);
+    int rc = ic_store_check_line("the title", title, IC_STORE_TITLE_MAX, e);
     if (!rc)
         rc = make_id(fresh, e);
     if (!rc)
-        rc = ic_store_begin(s, e);
+        rc = ic_store_do(s, IC_SQL_SESSION_FORK, e, "ittti", from, fresh, owner, title, created_us);
+    if (!rc)
+        rc = fork_rows(s, from, fresh, e);
+    if (!rc)
+        memcpy(copy_id, fresh, sizeof fresh);
+    return rc;
+}
+
+static int read_owner(ic_store *s, int64_t n, char owner[IC_STORE_OWNER_MAX + 1], ic_error *e)
+{
+    sqlite3_stmt *row = ic_store_query(s, IC_SQL_SESSION_OWNER, e, "i", n);
+    int rc = ic_store_step(s, row, e);
+    owner[0] = '\0';
+    if (rc != 1)
+        return rc;
+    ic_store_copy_text(owner, IC_STORE_OWNER_MAX + 1, row, 0);
+    ic_store_done(row);
+    return IC_OK;
+}
+
+int ic_store_session_fork(ic_store *s, const char *id, const char *at, const char *title,
+                          int64_t created_us, char fork_id[IC_STORE_ID_CHARS + 1], ic_error *e)
+{
+    char owner[IC_STORE_OWNER_MAX + 1];
+    int64_t n, from;
+    int rc = ic_store_begin(s, e);
     if (rc)
         return rc;
     rc = ic_store_session_row(s, id, &n, e);
+    from = n;
     if (!rc)
-        rc = ic_store_do(s, IC_SQL_SESSION_FORK, e, "itti", n, fresh, title, created_us);
+        rc = read_owner(s, n, owner, e);
+    if (!rc && at)
+        rc = ic_store_mark_row(s, id, n, at, &from, e);
     if (!rc)
-        rc = fork_rows(s, n, fresh, e);
-    rc = ic_store_end(s, rc, e);
-    if (!rc)
-        memcpy(fork_id, fresh, sizeof fresh);
-    return rc;
+        rc = ic_store_session_copy(s, from, owner, title, created_us, fork_id, e);
+    return ic_store_end(s, rc, e);
 }

@@ -199,7 +199,9 @@ static int sweep_one(ic_store *s, enum ic_store_sql which, release_fn *release, 
 
 static int sweep_some(ic_store *s, int *found, ic_error *e)
 {
-    int rc = sweep_one(s, IC_SQL_CHECKPOINT_ORPHAN, ic_store_checkpoint_release, found, e);
+    int rc = sweep_one(s, IC_SQL_SESSION_ORPHAN, ic_store_session_drop, found, e);
+    if (!rc && *found == 0)
+        rc = sweep_one(s, IC_SQL_CHECKPOINT_ORPHAN, ic_store_checkpoint_release, found, e);
     if (!rc && *found == 0)
         rc = sweep_one(s, IC_SQL_HELD_ORPHAN, ic_store_media_release, found, e);
     if (!rc && *found == 0)
@@ -316,9 +318,9 @@ static int check_session(ic_store *s, const char *id, ic_error *e)
     return rc;
 }
 
-static int check_requests(ic_store *s, ic_error *e)
+static int check_table(ic_store *s, enum ic_store_sql which, const char *what, ic_error *e)
 {
-    sqlite3_stmt *row = ic_store_query(s, IC_SQL_REQUEST_DAMAGED, e, "");
+    sqlite3_stmt *row = ic_store_query(s, which, e, "");
     int rc = ic_store_step(s, row, e);
     if (rc != 1)
         return rc;
@@ -326,8 +328,8 @@ static int check_requests(ic_store *s, ic_error *e)
     ic_store_done(row);
     return damaged == 0
                ? IC_OK
-               : ic_error_set(e, IC_EFORMAT, "store %s: the records of %lld requests are damaged",
-                              s->path, damaged);
+               : ic_error_set(e, IC_EFORMAT, "store %s: the records of %lld %s are damaged",
+                              s->path, damaged, what);
 }
 
 int ic_store_check(ic_store *s, ic_error *e)
@@ -337,7 +339,9 @@ int ic_store_check(ic_store *s, ic_error *e)
     if (!rc)
         rc = check_pages(s, e);
     if (!rc)
-        rc = check_requests(s, e);
+        rc = check_table(s, IC_SQL_REQUEST_DAMAGED, "requests", e);
+    if (!rc)
+        rc = check_table(s, IC_SQL_MARKS_DAMAGED, "marks", e);
     sqlite3_stmt *row = rc ? NULL : ic_store_query(s, IC_SQL_SESSION_IDS, e, "");
     while (row && (rc = ic_store_step(s, row, e)) == 1) {
         ic_store_copy_text(id, sizeof id, row, 0);

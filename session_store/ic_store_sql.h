@@ -25,7 +25,7 @@ IC_SQL(RELEASE, "RELEASE operation")
     " max(s.journal_base, coalesce((SELECT max(number) FROM journal j WHERE j.session = s.n), 0))," \
     " s.event_base," \
     " max(s.event_base, coalesce((SELECT max(number) FROM event v WHERE v.session = s.n), 0))," \
-    " s.sum = " IC_SESSION_SUM_AS_IS \
+    " s.sum = " IC_SESSION_SUM_AS_IS ", s.parent" \
     " FROM session s "
 IC_SQL(SESSION_ADD, "INSERT INTO session(id, owner, title, created_us, used_us, config_version,"
     " config_sum, config, sum) VALUES(?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7,"
@@ -33,8 +33,9 @@ IC_SQL(SESSION_ADD, "INSERT INTO session(id, owner, title, created_us, used_us, 
 IC_SQL(SESSION_ROW, "SELECT n, sum = " IC_SESSION_SUM_AS_IS " FROM session WHERE id = ?1")
 IC_SQL(SESSION_GET, IC_SESSION_COLUMNS "WHERE s.id = ?1")
 IC_SQL(SESSION_FIND, IC_SESSION_COLUMNS
-    "WHERE s.id >= ?1 AND s.id < ?1 || '{' AND (?2 IS NULL OR s.owner = ?2) ORDER BY s.id LIMIT 5")
-IC_SQL(SESSION_LIST, IC_SESSION_COLUMNS "ORDER BY s.used_us DESC, s.n DESC")
+    "WHERE s.id >= ?1 AND s.id < ?1 || '{' AND (?2 IS NULL OR s.owner = ?2) AND s.owner <> ''"
+    " ORDER BY s.id LIMIT 5")
+IC_SQL(SESSION_LIST, IC_SESSION_COLUMNS "WHERE s.owner <> '' ORDER BY s.used_us DESC, s.n DESC")
 IC_SQL(SESSION_LIST_OWNER, IC_SESSION_COLUMNS
     "WHERE s.owner = ?1 ORDER BY s.used_us DESC, s.n DESC")
 IC_SQL(SESSION_CONFIG, "SELECT config_version, config_sum, config FROM session WHERE id = ?1")
@@ -49,11 +50,14 @@ IC_SQL(SESSION_SET_STATE, "UPDATE session SET state = ?2 WHERE id = ?1")
 IC_SQL(SESSION_SET_USED, "UPDATE session SET used_us = ?2 WHERE id = ?1")
 IC_SQL(SESSION_SET_COUNTERS, "UPDATE session SET used_us = ?2, turns = ?3, media = ?4, frames = ?5,"
     " tokens = ?6, evicted = ?7 WHERE id = ?1")
+/* A copy of a hidden session (a mark's) is a child of the session that the hidden one is of. */
 IC_SQL(SESSION_FORK, "INSERT INTO session(id, owner, title, created_us, used_us, turns, media,"
     " frames, tokens, evicted, journal_base, checkpoint, parent, config_version, config_sum, config,"
-    " sum) SELECT ?2, owner, ?3, ?4, ?4, turns, media, frames, tokens, evicted, journal_base,"
-    " checkpoint, id, config_version, config_sum, config, ic_sum(?2, owner, ?3, ?4, journal_base, 0,"
-    " checkpoint, id, config_version, config_sum) FROM session WHERE n = ?1")
+    " sum) SELECT ?2, ?3, ?4, ?5, ?5, turns, media, frames, tokens, evicted, journal_base,"
+    " checkpoint, CASE WHEN owner = '' THEN parent ELSE id END, config_version, config_sum, config,"
+    " ic_sum(?2, ?3, ?4, ?5, journal_base, 0, checkpoint,"
+    " CASE WHEN owner = '' THEN parent ELSE id END, config_version, config_sum)"
+    " FROM session WHERE n = ?1")
 IC_SQL(FORK_JOURNAL, "INSERT INTO journal(session, number, kind, time_us, key, sum, payload)"
     " SELECT ?2, number, kind, time_us, key, sum, payload FROM journal WHERE session = ?1")
 IC_SQL(FORK_TURNS, "INSERT INTO turn(session, number, role, time_us, took_us, tokens, media,"
@@ -72,8 +76,11 @@ IC_SQL(SESSION_SET_CHECKPOINT,
                    "config_version", "config_sum") " WHERE n = ?1")
 IC_SQL(SESSION_DELETE, "DELETE FROM session WHERE n = ?1")
 IC_SQL(SESSION_IDS, "SELECT id FROM session ORDER BY n")
-IC_SQL(SESSION_HOLDS, "SELECT checkpoint FROM session WHERE n = ?1 AND checkpoint IS NOT NULL"
-    " UNION SELECT checkpoint FROM mark WHERE session = ?1")
+IC_SQL(SESSION_HOLDS, "SELECT checkpoint FROM session WHERE n = ?1 AND checkpoint IS NOT NULL")
+IC_SQL(SESSION_OWNER, "SELECT owner FROM session WHERE n = ?1")
+/* Hidden sessions that no mark names: copies that a crash left behind. */
+IC_SQL(SESSION_ORPHAN, "SELECT n FROM session WHERE owner = '' AND sum = " IC_SESSION_SUM_AS_IS
+    " AND NOT EXISTS(SELECT 1 FROM mark m WHERE m.copy = session.n) LIMIT 1")
 
 IC_SQL(JOURNAL_BASE, "SELECT n, journal_base, sum = " IC_SESSION_SUM_AS_IS
     " FROM session WHERE id = ?1")
@@ -136,6 +143,7 @@ IC_SQL(TURN_ADD, "INSERT INTO turn(session, number, role, time_us, took_us, toke
     " parts_version, sum, text, parts) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")
 IC_SQL(TURN_READ, "SELECT number, role, time_us, took_us, tokens, media, parts_version, sum, text,"
     " parts FROM turn WHERE session = ?1 AND number >= ?2 ORDER BY number")
+IC_SQL(TURN_REMOVE, "DELETE FROM turn WHERE session = ?1 AND number = ?2")
 IC_SQL(TURN_DELETE, "DELETE FROM turn WHERE session = ?1")
 
 IC_SQL(MEDIA_LAST, "SELECT max(number) FROM media WHERE session = ?1")
@@ -186,11 +194,9 @@ IC_SQL(CHECKPOINT_ADD_SEGMENT,
 IC_SQL(CHECKPOINT_SEGMENTS, "SELECT l.position, l.segment, g.tag, g.codec, g.bytes, g.sum"
     " FROM checkpoint_segment l LEFT JOIN segment g ON g.n = l.segment"
     " WHERE l.checkpoint = ?1 ORDER BY l.position")
-IC_SQL(CHECKPOINT_USES, "SELECT (SELECT count(*) FROM session WHERE checkpoint = ?1)"
-    " + (SELECT count(*) FROM mark WHERE checkpoint = ?1)")
+IC_SQL(CHECKPOINT_USES, "SELECT count(*) FROM session WHERE checkpoint = ?1")
 IC_SQL(CHECKPOINT_ORPHAN, "SELECT c.n FROM checkpoint c"
-    " WHERE NOT EXISTS(SELECT 1 FROM session s WHERE s.checkpoint = c.n)"
-    " AND NOT EXISTS(SELECT 1 FROM mark m WHERE m.checkpoint = c.n) LIMIT 1")
+    " WHERE NOT EXISTS(SELECT 1 FROM session s WHERE s.checkpoint = c.n) LIMIT 1")
 #define IC_ONLY_OF "IN (SELECT l.segment FROM checkpoint_segment l WHERE l.checkpoint = ?1" \
     " AND NOT EXISTS(SELECT 1 FROM checkpoint_segment o" \
     " WHERE o.segment = l.segment AND o.checkpoint <> ?1))"
@@ -198,21 +204,39 @@ IC_SQL(CHECKPOINT_DROP_DATA, "DELETE FROM segment_data WHERE n " IC_ONLY_OF)
 IC_SQL(CHECKPOINT_DROP_SEGMENTS, "DELETE FROM segment WHERE n " IC_ONLY_OF)
 IC_SQL(CHECKPOINT_DROP_LINKS, "DELETE FROM checkpoint_segment WHERE checkpoint = ?1")
 IC_SQL(CHECKPOINT_DROP, "DELETE FROM checkpoint WHERE n = ?1")
-IC_SQL(MARK_DELETE, "DELETE FROM mark WHERE session = ?1")
 
-#define IC_SIZE_COLUMNS \
-    "SELECT coalesce(sum((SELECT sum(length(payload)) FROM journal WHERE session = s.n)), 0)," \
-    " coalesce(sum((SELECT sum(length(payload)) FROM event WHERE session = s.n)), 0)," \
-    " coalesce(sum((SELECT sum(length(CAST(text AS BLOB)) + length(parts)) FROM turn" \
-    "   WHERE session = s.n)), 0)," \
-    " coalesce(sum((SELECT sum(p.bytes) FROM media m JOIN media_piece p ON p.held = m.held" \
-    "   WHERE m.session = s.n)), 0)," \
-    " coalesce(sum((SELECT sum(length(c.state)) FROM checkpoint c WHERE c.n = s.checkpoint)), 0)" \
-    "   + coalesce(sum((SELECT sum(g.bytes) FROM checkpoint_segment l" \
-    "   JOIN segment g ON g.n = l.segment WHERE l.checkpoint = s.checkpoint)), 0)," \
-    " coalesce(sum((SELECT sum(length(result)) FROM request WHERE session = s.n)), 0)," \
-    " count(*) FROM session s "
-IC_SQL(SIZES_SESSION, IC_SIZE_COLUMNS "WHERE s.n = ?1")
-IC_SQL(SIZES_OWNER, IC_SIZE_COLUMNS "WHERE s.owner = ?1")
-IC_SQL(SIZES_ALL, IC_SIZE_COLUMNS)
+#define IC_MARK_SUM "ic_sum(m.session, m.name, m.copy, m.time_us, m.turn)"
+IC_SQL(MARK_ADD, "INSERT INTO mark(session, name, copy, time_us, turn, sum)"
+    " VALUES(?1, ?2, ?3, ?4, ?5, ic_sum(?1, ?2, ?3, ?4, ?5))")
+IC_SQL(MARK_GET, "SELECT m.copy, m.sum = " IC_MARK_SUM " FROM mark m"
+    " WHERE m.session = ?1 AND m.name = ?2")
+IC_SQL(MARK_LIST, "SELECT m.name, m.time_us, m.turn, m.sum = " IC_MARK_SUM " FROM mark m"
+    " WHERE m.session = ?1 ORDER BY m.time_us, m.name")
+IC_SQL(MARK_COUNT, "SELECT count(*) FROM mark WHERE session = ?1")
+IC_SQL(MARK_COPIES, "SELECT copy FROM mark WHERE session = ?1")
+IC_SQL(MARK_REMOVE, "DELETE FROM mark WHERE session = ?1 AND name = ?2")
+IC_SQL(MARK_DELETE, "DELETE FROM mark WHERE session = ?1")
+IC_SQL(MARKS_DAMAGED, "SELECT count(*) FROM mark m WHERE m.sum <> " IC_MARK_SUM
+    " OR NOT EXISTS(SELECT 1 FROM session s WHERE s.n = m.copy)")
+
+/* What several of the sessions share counts once. */
+#define IC_SIZES(own) \
+    "WITH own(n) AS (" own ")," \
+    " point(n) AS (SELECT DISTINCT checkpoint FROM session" \
+    "   WHERE n IN own AND checkpoint IS NOT NULL)" \
+    "SELECT coalesce((SELECT sum(length(payload)) FROM journal WHERE session IN own), 0)," \
+    " coalesce((SELECT sum(length(payload)) FROM event WHERE session IN own), 0)," \
+    " coalesce((SELECT sum(length(CAST(text AS BLOB)) + length(parts)) FROM turn" \
+    "   WHERE session IN own), 0)," \
+    " coalesce((SELECT sum(bytes) FROM media_piece WHERE held IN (SELECT held FROM media" \
+    "   WHERE session IN own AND held IS NOT NULL)), 0)," \
+    " coalesce((SELECT sum(length(state)) FROM checkpoint WHERE n IN point), 0)" \
+    "   + coalesce((SELECT sum(bytes) FROM segment WHERE n IN (SELECT segment" \
+    "   FROM checkpoint_segment WHERE checkpoint IN point)), 0)," \
+    " coalesce((SELECT sum(length(result)) FROM request WHERE session IN own), 0)," \
+    " (SELECT count(*) FROM session WHERE n IN own AND owner <> '')"
+IC_SQL(SIZES_SESSION, IC_SIZES("SELECT ?1 UNION SELECT copy FROM mark WHERE session = ?1"))
+IC_SQL(SIZES_OWNER, IC_SIZES("SELECT n FROM session WHERE owner = ?1 UNION SELECT m.copy FROM mark m"
+    " JOIN session s ON s.n = m.session WHERE s.owner = ?1"))
+IC_SQL(SIZES_ALL, IC_SIZES("SELECT n FROM session"))
 /* clang-format on */

@@ -89,3 +89,10 @@ int ic_store_turn_read(ic_store *s, const char *id, int64_t from, ic_store_turn_
     }
     return rc;
 }
+
+int ic_store_turn_remove(ic_store *s, const char *id, int64_t number, ic_error *e)
+{
+    int64_t n;
+    int rc = ic_store_session_row(s, id, &n, e);
+    return rc ? rc : ic_store_do(s, IC_SQL_TURN_REMOVE, e, "ii", n, number);
+}

@@ -173,7 +173,7 @@ static void test_newer_store_is_left_alone(void **state)
     const char *path = fresh_path();
     ic_store *s = open_store(path);
     ic_store_close(&s);
-    execute(path, "PRAGMA user_version=2; CREATE TABLE later(x);");
+    execute(path, "PRAGMA user_version=3; CREATE TABLE later(x);");
     size_t before, after;
     char *was = slurp(path, &before);
     ic_error e = {0};

@@ -585,7 +585,7 @@ static void test_fork_shares(void **state)
     ic_assert_ok(ic_store_media_append(s, id, number, big, MIB, &e), &e);
     ic_assert_ok(ic_store_shrink(s, &e), &e);
     ic_assert_ok(ic_store_sizes_all(s, &before, &e), &e);
-    ic_assert_ok(ic_store_session_fork(s, id, "fork", 5, fork_id, &e), &e);
+    ic_assert_ok(ic_store_session_fork(s, id, NULL, "fork", 5, fork_id, &e), &e);
     ic_assert_ok(ic_store_shrink(s, &e), &e);
     ic_assert_ok(ic_store_sizes_all(s, &after, &e), &e);
     assert_true(after.total <= before.total);
@@ -597,7 +597,7 @@ static void test_fork_shares(void **state)
     strcpy(id, first);
     assert_int_equal(journal_count(s), 1);
     ic_assert_ok(ic_store_check(s, &e), &e);
-    ic_assert_ok(ic_store_session_fork(s, id, "second", 5, fork_id, &e), &e);
+    ic_assert_ok(ic_store_session_fork(s, id, NULL, "second", 5, fork_id, &e), &e);
     ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
     strcpy(id, fork_id);
     ic_store_reader *r = NULL;
@@ -608,10 +608,129 @@ static void test_fork_shares(void **state)
     assert_int_equal(stored, MIB);
     ic_assert_ok(ic_store_check(s, &e), &e);
     ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
-    assert_int_equal(ic_store_session_fork(s, id, "", 5, fork_id, &e), IC_ENOTFOUND);
+    assert_int_equal(ic_store_session_fork(s, id, NULL, "", 5, fork_id, &e), IC_ENOTFOUND);
     ic_store_close(&s);
     assert_int_equal(ask("SELECT count(*) FROM segment_data"), 1);
     assert_int_equal(ask("SELECT count(*) FROM media_piece"), 1);
+}
+
+static int64_t stored_segments(ic_store *s)
+{
+    ic_store_sizes sizes;
+    ic_assert_ok(ic_store_sizes_session(s, id, &sizes, &e), &e);
+    return sizes.checkpoints;
+}
+
+static int note_mark(void *arg, const ic_store_mark *m)
+{
+    char *names = arg;
+    size_t length = strlen(names);
+    snprintf(names + length, 200 - length, "%s@%d ", m->name, (int)m->turn);
+    return 0;
+}
+
+/* Ensures that what a mark holds lives through later checkpoints, that a fork goes on from there
+ * with the journal of then, and that the mark's removal gives back what only it held. */
+static void test_mark_holds(void **state)
+{
+    (void)state;
+    ic_store *s = start();
+    ic_store_segment g[4];
+    char copy[IC_STORE_ID_CHARS + 1], fork_id[IC_STORE_ID_CHARS + 1], whole[IC_STORE_ID_CHARS + 1];
+    char names[200] = "";
+    journal(s, 3);
+    checkpoint(s, 1, 2, 2, g);
+    ic_assert_ok(ic_store_mark_add(s, id, "the film", 7, 50, copy, &e), &e);
+    assert_int_equal(ic_store_mark_add(s, id, "the film", 8, 51, fork_id, &e), IC_EEXIST);
+    assert_int_equal(ic_store_mark_add(s, id, "", 8, 51, fork_id, &e), IC_EINVAL);
+    assert_int_equal(ic_store_mark_add(s, id, "a\nb", 8, 51, fork_id, &e), IC_EINVAL);
+    journal(s, 4);
+    checkpoint(s, 10, 3, 7, g); /* nothing of the first is kept by the session itself */
+    ic_assert_ok(ic_store_mark_list(s, id, note_mark, names, &e), &e);
+    assert_string_equal(names, "the film@7 ");
+    assert_int_equal(stored_segments(s), 500010);
+    s = reopen(s); /* the sweep leaves it */
+    assert_int_equal(ic_store_session_fork(s, id, "no such", "", 5, fork_id, &e), IC_ENOTFOUND);
+    ic_assert_ok(ic_store_session_fork(s, id, "the film", "then", 5, fork_id, &e), &e);
+    strcpy(whole, id);
+    strcpy(id, fork_id);
+    assert_int_equal(journal_count(s), 1);
+    ic_store_reader *r = NULL;
+    ic_assert_ok(ic_store_checkpoint_open(s, id, &r, &e), &e);
+    assert_int_equal(ic_store_checkpoint_manifest(r)->segment_count, 2);
+    expect_segment(r, 1, 2, 100000);
+    ic_store_checkpoint_close(&r);
+    ic_store_session session;
+    ic_assert_ok(ic_store_session_get(s, id, &session, &e), &e);
+    assert_string_equal(session.owner, "local");
+    assert_string_equal(session.parent, whole);
+    ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
+    strcpy(id, whole);
+    ic_assert_ok(ic_store_check(s, &e), &e);
+    ic_assert_ok(ic_store_mark_remove(s, id, "the film", &e), &e);
+    assert_int_equal(ic_store_mark_remove(s, id, "the film", &e), IC_ENOTFOUND);
+    assert_int_equal(stored_segments(s), 300005);
+    ic_assert_ok(ic_store_check(s, &e), &e);
+    ic_store_close(&s);
+    assert_int_equal(ask("SELECT count(*) FROM segment_data"), 3);
+    assert_int_equal(ask("SELECT count(*) FROM session"), 1);
+}
+
+static int count_session(void *arg, const ic_store_session *session)
+{
+    (void)session;
+    ++*(int *)arg;
+    return 0;
+}
+
+/* Ensures that the copies behind marks are in no list and found by no prefix, that they go with
+ * their session and give the file's room back, and that a copy no mark names is swept. */
+static void test_marks_are_hidden_and_go(void **state)
+{
+    (void)state;
+    ic_store *s = start();
+    ic_store_segment g[4];
+    ic_store_session found;
+    char copy[IC_STORE_ID_CHARS + 1], name[20];
+    int count = 0;
+    for (int i = 0; i < 5; i++) {
+        checkpoint(s, 10 * i, 4, 0, g);
+        snprintf(name, sizeof name, "mark %d", i);
+        ic_assert_ok(ic_store_mark_add(s, id, name, i, i, copy, &e), &e);
+    }
+    ic_assert_ok(ic_store_session_list(s, NULL, count_session, &count, &e), &e);
+    assert_int_equal(count, 1);
+    assert_int_equal(ic_store_session_find(s, NULL, copy, &found, &e), IC_ENOTFOUND);
+    ic_store_close(&s);
+    int64_t full = file_size("");
+    execute("DELETE FROM mark WHERE name = 'mark 1'"); /* as if a crash had come between */
+    s = reopen(NULL);
+    assert_int_equal(stored_segments(s), 4 * 400005);
+    ic_assert_ok(ic_store_check(s, &e), &e);
+    ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
+    ic_assert_ok(ic_store_shrink(s, &e), &e);
+    ic_store_close(&s);
+    assert_true(file_size("") < full - 1900000);
+    assert_int_equal(ask("SELECT count(*) FROM session"), 0);
+    assert_int_equal(ask("SELECT count(*) FROM segment_data"), 0);
+}
+
+/* Ensures that a mark that was changed leads nowhere, and is found by the check. */
+static void test_changed_mark_is_refused(void **state)
+{
+    (void)state;
+    ic_store *s = start();
+    char copy[IC_STORE_ID_CHARS + 1], names[200] = "";
+    ic_assert_ok(ic_store_mark_add(s, id, "m", 1, 1, copy, &e), &e);
+    ic_store_close(&s);
+    execute("UPDATE mark SET copy = session");
+    s = reopen(NULL);
+    assert_int_equal(ic_store_session_fork(s, id, "m", "", 5, copy, &e), IC_EFORMAT);
+    assert_int_equal(ic_store_mark_list(s, id, note_mark, names, &e), IC_EFORMAT);
+    assert_int_equal(ic_store_check(s, &e), IC_EFORMAT);
+    ic_assert_ok(ic_store_mark_remove(s, id, "m", &e), &e);
+    ic_assert_ok(ic_store_check(s, &e), &e);
+    ic_store_close(&s);
 }
 
 /* Ensures that a record that was changed where it does harm (whose it is, where its journal begins,
@@ -688,6 +807,9 @@ int main(void)
         cmocka_unit_test(test_deletion_frees_disk),
         cmocka_unit_test(test_foreign_reader),
         cmocka_unit_test(test_fork_shares),
+        cmocka_unit_test(test_mark_holds),
+        cmocka_unit_test(test_marks_are_hidden_and_go),
+        cmocka_unit_test(test_changed_mark_is_refused),
         cmocka_unit_test(test_changed_session_is_refused),
         cmocka_unit_test(test_changed_media_pointer_is_refused),
     };

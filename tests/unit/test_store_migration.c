@@ -120,7 +120,7 @@ static void make_requests(ic_store *s, const char *id)
     ic_assert_ok(ic_store_request_update(s, key, IC_STORE_DONE, id, 2, 3, "result", 6, &e), &e);
 }
 
-/* A parent with everything, a fork of it, and room where a third session was. */
+/* A parent with everything and a mark, a fork of it, and room where a third session was. */
 static int make_fixture(const char *path)
 {
     ic_store *s = NULL;
@@ -134,7 +134,8 @@ static int make_fixture(const char *path)
     make_checkpoint(s, id);
     make_requests(s, id);
     ic_assert_ok(ic_store_session_touch(s, id, 2000, &counters, &e), &e);
-    ic_assert_ok(ic_store_session_fork(s, id, "the fork", 3000, other, &e), &e);
+    ic_assert_ok(ic_store_session_fork(s, id, NULL, "the fork", 3000, other, &e), &e);
+    ic_assert_ok(ic_store_mark_add(s, id, "here", 2, 3500, other, &e), &e);
     ic_assert_ok(ic_store_session_create(s, "local", "gone", 4000, 1, "", 0, other, &e), &e);
     ic_assert_ok(ic_store_session_delete(s, other, &e), &e);
     ic_assert_ok(ic_store_shrink(s, &e), &e);
@@ -259,8 +260,17 @@ static int note_session(void *arg, const ic_store_session *session)
     return 0;
 }
 
-static void check_store(ic_store *s)
+static int check_mark(void *arg, const ic_store_mark *m)
 {
+    ++*(int *)arg;
+    assert_string_equal(m->name, "here");
+    assert_int_equal(m->turn, 2);
+    return 0;
+}
+
+static void check_store(ic_store *s, int made_as)
+{
+    int marks = 0;
     found f = {.count = 0};
     int events = 0;
     ic_assert_ok(ic_store_check(s, &e), &e);
@@ -272,6 +282,8 @@ static void check_store(ic_store *s)
     ic_assert_ok(ic_store_event_read(s, f.parent.id, 0, check_event, &events, &e), &e);
     assert_int_equal(events, EVENTS);
     check_requests(s, f.parent.id);
+    ic_assert_ok(ic_store_mark_list(s, f.parent.id, check_mark, &marks, &e), &e);
+    assert_int_equal(marks, made_as >= 2); /* format 1 had none */
 }
 
 static void copy_file(const char *from, const char *to)
@@ -311,13 +323,13 @@ static void test_former_formats(void **state)
         copy_file(fixture, path);
         assert_int_equal(format_of(path), version);
         ic_assert_ok(ic_store_open(&s, &(ic_store_config){.path = path}, &e), &e);
-        check_store(s);
+        check_store(s, version);
         ic_assert_ok(ic_store_session_create(s, "local", "the fork", 1, 1, "", 0, id, &e), &e);
         ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
         ic_store_close(&s);
         assert_int_equal(format_of(path), IC_STORE_FORMAT);
         ic_assert_ok(ic_store_open(&s, &(ic_store_config){.path = path}, &e), &e);
-        check_store(s);
+        check_store(s, version);
         ic_store_close(&s);
     }
 }
