@@ -67,7 +67,6 @@ static int write_media(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *
     char *notices = ic_strf("%.*s", (int)op->extra.size, (char *)op->extra.data);
     op->media.name = name;
     op->media.notices = notices;
-    op->media.number = op->number;
     int rc = ic_store_media_put(s, w->session, &op->media, &op->number, e);
     ic_free(name);
     ic_free(notices);

@@ -99,8 +99,8 @@ static void put_ledger(talk_unit *u, const talk_source *s, bool done)
 {
     ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_MEDIA);
     uint64_t seen = s->given, skipped = s->counts.skipped + s->dropped;
-    op->number = done ? (int64_t)s->media : 0;
     op->media = (ic_store_media){
+        .number = done ? (int64_t)s->media : 0,
         .time_us = ic_clock_wall_us(),
         .kind = (uint32_t)s->args.kind | (uint32_t)s->image << 8,
         .state = done,

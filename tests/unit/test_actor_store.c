@@ -162,6 +162,39 @@ static void a_bad_job_fails_alone(void **state)
     close_bench(&b);
 }
 
+/* New entries of the ledger that shared a transaction with a bad job are new entries still when
+ * they are written without it, and one that is there already is changed, not made twice. */
+static void a_bad_job_leaves_ledger_entries_new(void **state)
+{
+    (void)state;
+    bench b;
+    open_bench(&b, "ledger");
+    ic_store_job *hold = ic_mail_new(IC_MAIL_STORE_JOB, sizeof *hold, NULL);
+    hold->run = sleep_job;
+    ic_port_send(&b.out, b.to, &hold);
+    for (int i = 0; i < 4; i++) {
+        ic_job_write *w = ic_job_write_new(b.session, b.reply, i);
+        ic_write_op *op = ic_job_write_add(w, IC_WRITE_MEDIA);
+        op->media = (ic_store_media){.number = i == 3 ? 1 : 0, .kind = 1, .bytes = 10 + i};
+        ic_buf_append(&op->bytes, "clip", 4);
+        if (i == 1)
+            snprintf(w->session, sizeof w->session, "no such session");
+        ic_port_send(&b.out, b.to, &w);
+    }
+    static const int64_t number[] = {1, 0, 2, 1};
+    for (int i = 0; i < 4; i++) {
+        ic_job_write *w = (ic_job_write *)receive(&b);
+        assert_non_null(w);
+        assert_int_equal(w->job.tag, i);
+        if (i != 1)
+            ic_assert_ok(w->job.rc, &w->job.error);
+        assert_int_equal(w->job.rc, i == 1 ? IC_ENOTFOUND : IC_OK);
+        assert_int_equal(w->ops[0].number, number[i]);
+        ic_mail_discard((ic_mail **)&w);
+    }
+    close_bench(&b);
+}
+
 /* A repeated key writes nothing of its job; looking a key up records nothing. */
 static void a_known_key_writes_nothing(void **state)
 {
@@ -232,6 +265,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(waiting_appends_share_a_commit),
         cmocka_unit_test(a_bad_job_fails_alone),
+        cmocka_unit_test(a_bad_job_leaves_ledger_entries_new),
         cmocka_unit_test(a_known_key_writes_nothing),
         cmocka_unit_test(a_store_in_use_is_told),
     };
