@@ -77,21 +77,71 @@ void ic_bench_memory_print(const ic_session_config *c)
            c->recent_pct, c->bias_pct, c->smooth_pct, c->pool, c->per_layer, c->frames);
 }
 
-void ic_bench_memory_count(ic_session *s, const uint32_t *edges, int bins, uint32_t *frames,
-                           uint32_t *text)
+void ic_bench_map_init(ic_bench_map *m, int looks)
 {
+    size_t n = (size_t)looks;
+    *m = (ic_bench_map){.looks = looks};
+    m->edges = ic_calloc(n + 1, sizeof *m->edges);
+    m->frames = ic_calloc(n * n + 1, sizeof *m->frames);
+    m->text = ic_calloc(n * n + 1, sizeof *m->text);
+}
+
+void ic_bench_map_fini(ic_bench_map *m)
+{
+    ic_free(m->edges);
+    ic_free(m->frames);
+    ic_free(m->text);
+    *m = (ic_bench_map){0};
+}
+
+/* Rows stand in position order, so their ordinals rise from bin to bin. */
+static void count_head(const ic_row *rows, int n, const ic_bench_map *m, int bins, uint32_t *frames,
+                       uint32_t *text)
+{
+    int bin = 0;
+    for (int i = 0; i < n; i++) {
+        while (bin < bins && rows[i].ordinal >= m->edges[bin + 1])
+            bin++;
+        if (bin < bins)
+            (rows[i].kind == IC_ROW_TEXT ? text : frames)[bin]++;
+    }
+}
+
+void ic_bench_map_look(ic_bench_map *m, ic_session *s)
+{
+    if (m->looked >= m->looks)
+        return;
     const ic_slab *slab = ic_session_slab(s);
     const ic_slab_desc *d = ic_slab_desc_of(slab);
     ic_row *rows = ic_calloc((size_t)d->slots, sizeof *rows);
+    ic_session_stats stats;
+    ic_session_stats_of(s, &stats);
+    size_t row = (size_t)m->looked * (size_t)m->looks;
+    m->edges[++m->looked] = (uint32_t)stats.tokens;
     for (int head = 0; head < d->layers * d->kv_heads; head++) {
-        int n = ic_slab_count(slab, head / d->kv_heads, head % d->kv_heads), bin = 0;
+        int n = ic_slab_count(slab, head / d->kv_heads, head % d->kv_heads);
         ic_slab_rows(slab, head / d->kv_heads, head % d->kv_heads, rows, NULL, NULL);
-        for (int i = 0; i < n; i++) { /* in position order: ordinals rise */
-            while (bin < bins && rows[i].ordinal >= edges[bin + 1])
-                bin++;
-            if (bin < bins && rows[i].ordinal >= edges[bin])
-                (rows[i].kind == IC_ROW_TEXT ? text : frames)[bin]++;
-        }
+        count_head(rows, n, m, m->looked, m->frames + row, m->text + row);
     }
     ic_free(rows);
+}
+
+void ic_bench_map_print(const ic_bench_map *m, const char *unit, double span)
+{
+    const uint32_t *counts[] = {m->frames, m->text};
+    static const char *const names[] = {"frames", "text"};
+    if (m->looks == 0)
+        return;
+    printf(",\"map\":{\"looks\":%d,\"%s\":%.1f", m->looked, unit, span);
+    for (int k = 0; k < 2; k++) {
+        printf(",\"%s\":[", names[k]);
+        for (int i = 0; i < m->looked; i++) {
+            printf("%s[", i ? "," : "");
+            for (int b = 0; b <= i; b++)
+                printf("%s%u", b ? "," : "", counts[k][i * m->looks + b]);
+            printf("]");
+        }
+        printf("]");
+    }
+    printf("}");
 }

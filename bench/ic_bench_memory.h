@@ -26,10 +26,20 @@ int ic_bench_memories(const ic_engine *engine, int argc, char **argv, bool plain
 /* Prints the settings as members of a JSON object, without braces. */
 void ic_bench_memory_print(const ic_session_config *c);
 
-/* Counts the rows that are held, over all layers and heads, by the bin of their ordinal: bin b has
- * those from edges[b] up to edges[b + 1] (edges: bins + 1, rising). Adds to frames (vision rows and
- * their markers) and text, [bins] each. */
-void ic_bench_memory_count(ic_session *s, const uint32_t *edges, int bins, uint32_t *frames,
-                           uint32_t *text);
+/* A map of what a memory keeps: at equal intervals of a stream ("looks"), how many rows are still
+ * held of each interval so far, over all layers and heads. */
+typedef struct ic_bench_map {
+    int looks, looked;
+    uint32_t *edges;         /* ordinals at which the intervals begin [looks + 1] */
+    uint32_t *frames, *text; /* vision rows with their markers, and the others [looks, looks] */
+} ic_bench_map;
+
+void ic_bench_map_init(ic_bench_map *m, int looks);
+void ic_bench_map_fini(ic_bench_map *m);
+/* The next look; of `looks`, or nothing happens. */
+void ic_bench_map_look(ic_bench_map *m, ic_session *s);
+/* Prints "map": {looks, `unit`: span of the whole stream, frames: [[...], ...], text}, or nothing
+ * of a map without looks. */
+void ic_bench_map_print(const ic_bench_map *m, const char *unit, double span);
 
 #endif

@@ -44,8 +44,7 @@ typedef struct memory {
     int asked;     /* of the rounds: fewer than all if the session ended before */
     bool ended;
     ic_error error;
-    uint32_t *edges;         /* ordinals at which the bins of the film's time begin [looks + 1] */
-    uint32_t *frames, *text; /* rows held at each look, by bin [looks, looks] */
+    ic_bench_map map;
 } memory;
 
 typedef struct recall {
@@ -249,21 +248,14 @@ static int ask(recall *r, const round_of *q, ic_error *e)
     return rc;
 }
 
-/* At equal intervals of the film: which rows are still held, by the time that they came in. */
+/* At equal intervals of the film. */
 static void look(recall *r, int64_t at_us)
 {
     while (r->looked < r->looks && at_us >= r->end_us * (r->looked + 1) / r->looks) {
-        int now = r->looked++;
+        r->looked++;
         for (int i = 0; i < r->count; i++) {
-            memory *m = &r->list[i];
-            if (m->ended)
-                continue;
-            ic_session_stats stats;
-            ic_session_stats_of(m->session, &stats);
-            for (int b = now + 1; b <= r->looks; b++)
-                m->edges[b] = (uint32_t)stats.tokens;
-            size_t row = (size_t)now * (size_t)r->looks;
-            ic_bench_memory_count(m->session, m->edges, now + 1, m->frames + row, m->text + row);
+            if (!r->list[i].ended)
+                ic_bench_map_look(&r->list[i].map, r->list[i].session);
         }
     }
 }
@@ -363,24 +355,6 @@ static void print_part(const char *name, tally t, const char *outcome)
            outcome);
 }
 
-static void print_map(const recall *r, const memory *m)
-{
-    const uint32_t *counts[] = {m->frames, m->text};
-    static const char *const names[] = {"frames", "text"};
-    printf(",\"map\":{\"looks\":%d,\"seconds\":%.1f", r->looked, (double)r->end_us * 1e-6);
-    for (int k = 0; k < 2; k++) {
-        printf(",\"%s\":[", names[k]);
-        for (int i = 0; i < r->looked; i++) {
-            printf("%s[", i ? "," : "");
-            for (int b = 0; b <= i; b++)
-                printf("%s%u", b ? "," : "", counts[k][i * r->looks + b]);
-            printf("]");
-        }
-        printf("]");
-    }
-    printf("}");
-}
-
 static void print_json(const recall *r, const memory *m, const char *model, const char *seed)
 {
     char *outcome = ic_alloc((size_t)m->asked + 1);
@@ -408,8 +382,7 @@ static void print_json(const recall *r, const memory *m, const char *model, cons
     print_kinds(r, m);
     printf(",\"side_by_side\":%d,\"wall_s\":%.2f,\"peak_memory_bytes\":%zu,\"ended\":\"%s\"",
            r->count, r->seconds, ic_bench_peak_memory(), m->ended ? m->error.text : "all asked");
-    if (r->looks)
-        print_map(r, m);
+    ic_bench_map_print(&m->map, "seconds", (double)r->end_us * 1e-6);
     printf("}\n");
     ic_free(outcome);
 }
@@ -457,14 +430,11 @@ static int open_memories(recall *r, int argc, char **argv, ic_error *e)
 {
     ic_session_config configs[IC_BENCH_MEMORIES_MAX];
     int n = ic_bench_memories(r->engine, argc, argv, false, configs, e), rc = n < 0 ? n : 0;
-    size_t looks = (size_t)r->looks;
     for (int i = 0; i < n && rc == 0; i++) {
         memory *m = &r->list[r->count++];
         m->config = configs[i];
         m->outcome = ic_alloc((size_t)r->script.count);
-        m->edges = ic_calloc(looks + 1, sizeof *m->edges);
-        m->frames = ic_calloc(looks * looks + 1, sizeof *m->frames);
-        m->text = ic_calloc(looks * looks + 1, sizeof *m->text);
+        ic_bench_map_init(&m->map, r->looks);
         rc = ic_session_new(&m->session, r->engine, &configs[i], e);
     }
     return rc;
@@ -501,9 +471,7 @@ static void close_recall(recall *r)
         memory *m = &r->list[i];
         ic_session_destroy(&m->session);
         ic_free(m->outcome);
-        ic_free(m->edges);
-        ic_free(m->frames);
-        ic_free(m->text);
+        ic_bench_map_fini(&m->map);
     }
     ic_media_close(&r->media);
     ic_engine_close(&r->engine);

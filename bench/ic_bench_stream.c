@@ -1,20 +1,22 @@
-/* infchat-bench stream: a long text through a session of bounded memory. Every token's probability
- * is taken as it goes by, so perplexity, speed and resident memory come by tenths of the stream.
- * Books differ from each other; so sampled stretches are read again by fresh sessions that see a
- * plain window of the same length before them, and the ratio of the two perplexities is the figure
- * that shows drift. */
+/* infchat-bench stream: a long text through bounded memories. Every token's probability is taken as
+ * it goes by, so perplexity, speed and resident memory come by tenths of the stream. Books differ
+ * from each other; so sampled stretches are read again by fresh sessions that see a plain window of
+ * the same length before them, and the ratio of the two perplexities is the figure that shows
+ * drift. All memories read the same pieces side by side, each timed by itself; with --state, a run
+ * that was cut off goes on where it was saved. */
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/ic_mem.h"
 #include "bench/ic_bench.h"
-#include "engine/ic_session.h"
+#include "bench/ic_bench_memory.h"
 
-enum { DECILES = 10, TAIL = 2048, FILES_MAX = 64 };
+enum { DECILES = 10, TAIL = 2048, FILES_MAX = 64, LOOKS_MAX = 400 };
+enum { MAGIC = 0x53424349 /* "ICBS" */, STATE_VERSION = 1, SAVE_SECONDS = 60, PAUSED = 3 };
 
 typedef struct piece { /* whole lines, about a chunk of them */
     size_t at, bytes;
@@ -27,53 +29,44 @@ typedef struct text {
     int count, capacity;
 } text;
 
+typedef struct decile {
+    double nll, seconds, stretch_stream, stretch_fresh, age;
+    int64_t rows, scored, stretch_rows;
+    uint64_t resident;
+} decile;
+
 /* What has gone through one session. */
 typedef struct reader {
     ic_session *session;
+    ic_session_config config;
     float *before; /* logits [vocab] of the last row */
     bool any;      /* there is one */
     double nll;    /* sum over all rows that had one before them */
     int64_t rows, scored;
     int32_t id[TAIL]; /* the last rows, in a ring */
     double each[TAIL];
+    decile deciles[DECILES];
+    ic_bench_map map;
+    bool ended; /* error says why */
+    ic_error error;
 } reader;
-
-typedef struct decile {
-    double nll, seconds, stretch_stream, stretch_fresh, age;
-    int64_t rows, scored, stretch_rows;
-    size_t resident;
-} decile;
 
 typedef struct stream {
     ic_engine *engine;
     int vocab;
     text text;
-    ic_session_config config;
-    reader main, fresh;
-    int64_t tokens; /* wanted */
-    int samples, odd;
-    decile deciles[DECILES];
-    int reached;
-    int64_t looped; /* tokens read after the text's end, from its beginning */
+    uint64_t fingerprint; /* of the text */
+    reader *list, fresh;
+    int count, samples;
+    int64_t tokens, rows;  /* wanted; read */
+    int64_t looped;        /* tokens read after the text's end, from its beginning */
+    int index, reached;    /* next piece; deciles begun */
+    int taken, odd, looks; /* samples in this decile; those left out; of the map */
+    int resumed;
+    const char *state; /* file; NULL: none */
+    double until, saved_at;
+    bool paused;
 } stream;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static size_t resident(void)
-{
-    unsigned long pages = 0, held = 0;
-    FILE *f = fopen("/proc/self/statm", "re");
-    if (f && fscanf(f, "%lu %lu", &pages, &held) != 2)
-        held = 0;
-    if (f)
-        fclose(f);
-    return held * (size_t)sysconf(_SC_PAGESIZE);
-}
 
 /* --- the text -----------------------------------------------------------------------------------
  */
@@ -132,6 +125,14 @@ static void cut_pieces(text *t, size_t bytes_a_piece)
     }
 }
 
+static uint64_t fingerprint(const text *t)
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+    for (size_t i = 0; i < t->size; i++)
+        h = (h ^ (uint8_t)t->bytes[i]) * UINT64_C(0x100000001b3);
+    return h;
+}
+
 /* --- reading ------------------------------------------------------------------------------------
  */
 
@@ -150,8 +151,10 @@ static void take_row(void *arg, const ic_session *session, uint32_t ordinal, int
                      const float *logits)
 {
     stream *s = arg;
-    reader *r = session == s->main.session ? &s->main : &s->fresh;
+    reader *r = &s->fresh;
     (void)ordinal;
+    for (int i = 0; i < s->count; i++)
+        r = s->list[i].session == session ? &s->list[i] : r;
     double nll = r->any ? nll_of(r->before, s->vocab, id) : 0;
     r->nll += nll;
     r->scored += r->any;
@@ -181,41 +184,61 @@ static int feed(stream *s, reader *r, int index, ic_error *e)
     return rc;
 }
 
-static int begin(stream *s, reader *r, const char *policy, int cache_tokens, ic_error *e)
+/* The piece again, behind a plain window of as many tokens as the budget: read by s->fresh. */
+static int read_fresh(stream *s, int budget, int index, ic_error *e)
 {
-    ic_session_config c = s->config;
-    float *room = r->before;
-    *r = (reader){.before = room};
-    snprintf(c.policy, sizeof c.policy, "%s", policy);
-    c.cache_tokens = cache_tokens;
-    return ic_session_new(&r->session, s->engine, &c, e);
-}
-
-/* The rows of the last piece again, behind a plain window of as many tokens as the budget. */
-static int sample(stream *s, int index, int rows, decile *d, ic_error *e)
-{
-    int budget = s->config.cache_tokens, first = index;
+    int first = index;
     size_t bytes = 0,
            room = (size_t)budget * 3; /* about 3.4 bytes a token: rows are counted below */
     while (first > 0 && index - first < s->text.count - 1
            && bytes + s->text.pieces[(first - 1) % s->text.count].bytes <= room)
         bytes += s->text.pieces[--first % s->text.count].bytes;
-    ic_session_config kept = s->config;
-    s->config.slack = 0;
-    int rc = begin(s, &s->fresh, "streaming", budget, e);
-    s->config = kept;
+    reader *r = &s->fresh;
+    float *before = r->before;
+    *r = (reader){.before = before, .config = s->list[0].config};
+    r->config.cache_tokens = budget;
+    r->config.slack = 0;
+    snprintf(r->config.policy, sizeof r->config.policy, "streaming");
+    int rc = ic_session_new(&r->session, s->engine, &r->config, e);
     for (int i = first; i <= index && rc == 0; i++)
-        rc = feed(s, &s->fresh, i, e);
-    bool same = rc == 0 && s->fresh.rows > rows && rows < TAIL;
+        rc = feed(s, r, i, e);
+    ic_session_destroy(&r->session);
+    return rc;
+}
+
+/* The last `rows` rows of r, read fresh too; false when the window did not reach back before them.
+ */
+static bool compare(const reader *fresh, const reader *r, int rows, decile *d)
+{
+    bool same = fresh->rows > rows && rows < TAIL;
     for (int i = 1; same && i <= rows; i++)
-        same = s->main.id[(s->main.rows - i) % TAIL] == s->fresh.id[(s->fresh.rows - i) % TAIL];
+        same = r->id[(r->rows - i) % TAIL] == fresh->id[(fresh->rows - i) % TAIL];
     for (int i = 1; same && i <= rows; i++) {
-        d->stretch_stream += s->main.each[(s->main.rows - i) % TAIL];
-        d->stretch_fresh += s->fresh.each[(s->fresh.rows - i) % TAIL];
+        d->stretch_stream += r->each[(r->rows - i) % TAIL];
+        d->stretch_fresh += fresh->each[(fresh->rows - i) % TAIL];
         d->stretch_rows++;
     }
-    s->odd += rc == 0 && !same;
-    ic_session_destroy(&s->fresh.session);
+    return same;
+}
+
+/* One fresh reading for each budget; memories of the same budget share it. */
+static int sample(stream *s, int at, int rows, ic_error *e)
+{
+    int rc = 0;
+    for (int i = 0; i < s->count && rc == 0; i++) {
+        int budget = s->list[i].config.cache_tokens;
+        bool done = s->list[i].ended || s->rows <= 2 * budget;
+        for (int j = 0; j < i; j++)
+            done = done || (!s->list[j].ended && s->list[j].config.cache_tokens == budget);
+        if (done)
+            continue;
+        rc = read_fresh(s, budget, s->index - 1, e);
+        for (int j = i; j < s->count && rc == 0; j++) {
+            reader *r = &s->list[j];
+            if (r->config.cache_tokens == budget && !r->ended)
+                s->odd += !compare(&s->fresh, r, rows, &r->deciles[at]);
+        }
+    }
     return rc;
 }
 
@@ -226,9 +249,9 @@ static int compare_ages(const void *a, const void *b)
 }
 
 /* The median age of the rows that are held, mean over all heads. */
-static double median_age(const stream *s)
+static double median_age(const reader *r)
 {
-    const ic_slab *slab = ic_session_slab(s->main.session);
+    const ic_slab *slab = ic_session_slab(r->session);
     const ic_slab_desc *d = ic_slab_desc_of(slab);
     ic_row *rows = ic_calloc((size_t)d->slots, sizeof *rows);
     uint32_t *ages = ic_calloc((size_t)d->slots, sizeof *ages);
@@ -237,7 +260,7 @@ static double median_age(const stream *s)
         int n = ic_slab_count(slab, head / d->kv_heads, head % d->kv_heads);
         ic_slab_rows(slab, head / d->kv_heads, head % d->kv_heads, rows, NULL, NULL);
         for (int i = 0; i < n; i++)
-            ages[i] = (uint32_t)s->main.rows - rows[i].ordinal;
+            ages[i] = (uint32_t)r->rows - rows[i].ordinal;
         qsort(ages, (size_t)n, sizeof *ages, compare_ages);
         sum += n ? (double)ages[n / 2] : 0;
     }
@@ -246,42 +269,275 @@ static double median_age(const stream *s)
     return sum / (d->layers * d->kv_heads);
 }
 
-static int read_on(stream *s, int *index, decile *d, ic_error *e)
+/* One piece into one memory. A memory that takes no more ("full" does so) has ended. */
+static void read_on(stream *s, reader *r, decile *d)
 {
-    int64_t rows = s->main.rows, scored = s->main.scored;
-    double nll = s->main.nll, since = now();
-    int rc = feed(s, &s->main, *index, e);
-    d->seconds += now() - since;
-    d->rows += s->main.rows - rows;
-    d->scored += s->main.scored - scored;
-    d->nll += s->main.nll - nll;
-    if (*index >= s->text.count)
-        s->looped += s->main.rows - rows;
-    ++*index;
+    int64_t rows = r->rows, scored = r->scored;
+    double nll = r->nll, since = ic_bench_now();
+    int rc = feed(s, r, s->index, &r->error);
+    d->seconds += ic_bench_now() - since;
+    d->rows += r->rows - rows;
+    d->scored += r->scored - scored;
+    d->nll += r->nll - nll;
+    if (rc) {
+        r->ended = true;
+        ic_session_destroy(&r->session);
+    }
+}
+
+/* The next piece into all memories; *rows gets its tokens, 0 when every memory has ended. */
+static void read_piece(stream *s, int at, int *rows)
+{
+    int64_t before = s->rows;
+    for (int i = 0; i < s->count; i++) {
+        reader *r = &s->list[i];
+        if (!r->ended)
+            read_on(s, r, &r->deciles[at]);
+        s->rows = !r->ended && r->rows > s->rows ? r->rows : s->rows;
+    }
+    *rows = (int)(s->rows - before);
+    if (s->index >= s->text.count)
+        s->looped += *rows;
+    s->index++;
+}
+
+static void look(stream *s)
+{
+    if (s->looks == 0)
+        return;
+    int looked = (int)(s->rows * s->looks / s->tokens);
+    for (int i = 0; i < s->count; i++) {
+        reader *r = &s->list[i];
+        while (!r->ended && r->map.looked < looked && r->map.looked < r->map.looks)
+            ic_bench_map_look(&r->map, r->session);
+    }
+}
+
+static void end_decile(stream *s, int at)
+{
+    for (int i = 0; i < s->count; i++) {
+        reader *r = &s->list[i];
+        r->deciles[at].resident = ic_bench_resident();
+        r->deciles[at].age = r->ended ? 0 : median_age(r);
+    }
+    s->taken = 0;
+}
+
+/* --- the state on disk: disposable, of this build on this machine --------------------------------
+ * "ICBS" version | blob settings | counters | per memory: reader, deciles, logits, map, blob error,
+ * blob state of the session, blob rows */
+
+/* What must be the same for a run to go on: a line of text. */
+static char *settings_of(const stream *s)
+{
+    char *all = ic_strf("%016llx %lld %d %d %zu", (unsigned long long)s->fingerprint,
+                        (long long)s->tokens, s->samples, s->looks, sizeof(decile));
+    for (int i = 0; i < s->count; i++) {
+        char meaning[33];
+        ic_session_meaning(s->engine, &s->list[i].config, meaning);
+        char *longer = ic_strf("%s %s", all, meaning);
+        ic_free(all);
+        all = longer;
+    }
+    return all;
+}
+
+static int put_session(const reader *r, ic_buf *out, ic_error *e)
+{
+    ic_buf part;
+    ic_buf_init(&part, 0);
+    int rc = ic_session_save_state(r->session, &part, e);
+    if (rc == 0)
+        rc = ic_buf_blob(out, part.data, (uint32_t)part.size);
+    ic_buf_clear(&part);
+    uint64_t cursor = 0;
+    bool more = true;
+    while (rc == 0 && more)
+        rc = ic_session_save_rows(r->session, true, &cursor, 1u << 30, &part, &more);
+    if (rc == 0)
+        rc = ic_buf_blob(out, part.data, (uint32_t)part.size);
+    ic_buf_fini(&part);
+    return rc;
+}
+
+/* The parts of the stream and of a reader that are plain numbers, in order, to `carry`. */
+typedef int carry_fn(void *arg, void *bytes, size_t count);
+
+static int carry_stream(stream *s, carry_fn *carry, void *arg)
+{
+    int rc = carry(arg, &s->rows, sizeof s->rows);
+    rc = rc ? rc : carry(arg, &s->looped, sizeof s->looped);
+    int *numbers[] = {&s->index, &s->reached, &s->taken, &s->odd, &s->resumed};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers && rc == 0; i++)
+        rc = carry(arg, numbers[i], sizeof *numbers[i]);
+    return rc;
+}
+
+static int carry_reader(const stream *s, reader *r, carry_fn *carry, void *arg)
+{
+    size_t looks = (size_t)r->map.looks, square = looks * looks * sizeof(uint32_t);
+    const struct {
+        void *bytes;
+        size_t count;
+    } parts[] = {{&r->any, sizeof r->any},
+                 {&r->nll, sizeof r->nll},
+                 {&r->rows, sizeof r->rows},
+                 {&r->scored, sizeof r->scored},
+                 {&r->ended, sizeof r->ended},
+                 {&r->error, sizeof r->error},
+                 {r->deciles, sizeof r->deciles},
+                 {r->before, (size_t)s->vocab * sizeof *r->before},
+                 {&r->map.looked, sizeof r->map.looked},
+                 {r->map.edges, (looks + 1) * sizeof(uint32_t)},
+                 {r->map.frames, square},
+                 {r->map.text, square}};
+    int rc = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && rc == 0; i++)
+        rc = carry(arg, parts[i].bytes, parts[i].count);
+    return rc;
+}
+
+static int carry_out(void *arg, void *bytes, size_t count)
+{
+    return ic_buf_append(arg, bytes, count);
+}
+
+static int carry_in(void *arg, void *bytes, size_t count)
+{
+    const void *from = ic_cursor_bytes(arg, count);
+    if (from)
+        memcpy(bytes, from, count);
+    return from ? 0 : IC_EFORMAT;
+}
+
+static int write_file(const char *path, const ic_buf *b, ic_error *e)
+{
+    char *part = ic_strf("%s.part", path);
+    FILE *f = fopen(part, "we");
+    bool ok = f && fwrite(b->data, 1, b->size, f) == b->size;
+    if (f && fclose(f))
+        ok = false;
+    ok = ok && rename(part, path) == 0;
+    ic_free(part);
+    return ok ? 0 : ic_error_set(e, IC_EIO, "%s cannot be written", path);
+}
+
+static int save(stream *s, ic_error *e)
+{
+    ic_buf b;
+    ic_buf_init(&b, 0);
+    char *settings = settings_of(s);
+    ic_buf_u32(&b, MAGIC);
+    ic_buf_u32(&b, STATE_VERSION);
+    ic_buf_blob(&b, settings, (uint32_t)strlen(settings));
+    int rc = carry_stream(s, carry_out, &b);
+    for (int i = 0; i < s->count && rc == 0; i++) {
+        rc = carry_reader(s, &s->list[i], carry_out, &b);
+        if (rc == 0 && !s->list[i].ended)
+            rc = put_session(&s->list[i], &b, e);
+    }
+    if (rc == 0 && b.status == 0)
+        rc = write_file(s->state, &b, e);
+    else if (rc == 0 || !e->code)
+        rc = ic_error_set(e, IC_ENOMEM, "no memory for the state of the run");
+    ic_free(settings);
+    ic_buf_fini(&b);
+    s->saved_at = ic_bench_now();
+    return rc;
+}
+
+static int take_session(reader *r, ic_cursor *c, ic_error *e)
+{
+    uint32_t state_bytes = 0, rows_bytes = 0;
+    const void *state = ic_cursor_blob(c, &state_bytes);
+    const void *rows = ic_cursor_blob(c, &rows_bytes);
+    int rc = c->status ? ic_error_set(e, IC_EFORMAT, "the state is cut off") : 0;
+    rc = rc ? rc : ic_session_load_state(r->session, state, state_bytes, e);
+    if (rc == 0 && rows_bytes)
+        rc = ic_session_load_rows(r->session, rows, rows_bytes, e);
+    return rc ? rc : ic_session_load_finish(r->session, e);
+}
+
+static int take_state(stream *s, ic_cursor *c, ic_error *e)
+{
+    char *settings = settings_of(s);
+    bool known = ic_cursor_u32(c) == MAGIC && ic_cursor_u32(c) == STATE_VERSION;
+    uint32_t bytes = 0;
+    const char *was = known ? ic_cursor_blob(c, &bytes) : NULL;
+    known = was && bytes == strlen(settings) && memcmp(was, settings, bytes) == 0;
+    ic_free(settings);
+    if (!known)
+        return ic_error_set(e, IC_EMISMATCH, "%s is of another run; remove it to begin anew",
+                            s->state);
+    int rc = carry_stream(s, carry_in, c);
+    for (int i = 0; i < s->count && rc == 0; i++) {
+        reader *r = &s->list[i];
+        rc = carry_reader(s, r, carry_in, c);
+        if (rc == 0 && r->ended)
+            ic_session_destroy(&r->session);
+        else if (rc == 0)
+            rc = take_session(r, c, e);
+    }
+    s->resumed++;
+    return rc && !e->code ? ic_error_set(e, IC_EFORMAT, "%s is cut off", s->state) : rc;
+}
+
+/* Goes on with the state, if there is one. */
+static int resume(stream *s, ic_error *e)
+{
+    FILE *f = fopen(s->state, "re");
+    if (!f)
+        return 0;
+    ic_buf b;
+    ic_buf_init(&b, 0);
+    static char block[1 << 16];
+    size_t got;
+    while ((got = fread(block, 1, sizeof block, f)) > 0)
+        ic_buf_append(&b, block, got);
+    fclose(f);
+    ic_cursor c;
+    ic_cursor_init(&c, b.data, b.size);
+    int rc = take_state(s, &c, e);
+    ic_buf_fini(&b);
+    return rc;
+}
+
+/* --- the run ------------------------------------------------------------------------------------
+ */
+
+static int read_decile(stream *s, int at, ic_error *e)
+{
+    int64_t end = s->tokens * (at + 1) / DECILES, span = s->tokens / DECILES;
+    int rc = 0, rows = 1;
+    while (s->rows < end && rows > 0 && rc == 0) {
+        read_piece(s, at, &rows);
+        look(s);
+        bool due = s->taken < s->samples && rows > 0
+                   && s->rows - (end - span) >= span * (s->taken + 1) / (s->samples + 1);
+        if (due) {
+            rc = sample(s, at, rows, e);
+            s->taken++;
+        }
+        double now = ic_bench_now();
+        s->paused = now >= s->until && s->rows < s->tokens;
+        if (rc == 0 && s->state && (s->paused || now - s->saved_at >= SAVE_SECONDS)
+            && s->rows < end)
+            rc = save(s, e);
+        if (s->paused && s->rows < end)
+            return rc;
+    }
+    s->paused = false;
     return rc;
 }
 
 static int run_stream(stream *s, ic_error *e)
 {
-    int index = 0, rc = begin(s, &s->main, s->config.policy, s->config.cache_tokens, e);
-    for (int i = 0; i < DECILES && rc == 0; i++) {
-        decile *d = &s->deciles[i];
-        int64_t end = s->tokens * (i + 1) / DECILES, span = s->tokens / DECILES;
-        int taken = 0;
-        while (s->main.rows < end && rc == 0) {
-            int64_t before = s->main.rows;
-            rc = read_on(s, &index, d, e);
-            int rows = (int)(s->main.rows - before);
-            bool due = s->samples > 0 && taken < s->samples
-                       && s->main.rows - (end - span) >= span * (taken + 1) / (s->samples + 1);
-            if (rc == 0 && due && s->main.rows > 2 * s->config.cache_tokens) {
-                rc = sample(s, index - 1, rows, d, e);
-                taken++;
-            }
-        }
-        d->resident = resident();
-        d->age = rc ? 0 : median_age(s);
-        s->reached = d->rows > 0 ? i + 1 : i;
+    int rc = 0;
+    for (int i = s->reached; i < DECILES && rc == 0 && !s->paused; i++) {
+        s->reached = i;
+        rc = read_decile(s, i, e);
+        if (!s->paused)
+            end_decile(s, i);
     }
     return rc;
 }
@@ -300,48 +556,56 @@ static double ratio(const decile *d)
                            : 0;
 }
 
-static void print_json(const stream *s, const char *model, const char *why)
+static decile sum_of(const reader *r)
 {
-    const ic_session_config *c =
-        s->main.session ? ic_session_config_of(s->main.session) : &s->config;
-    double nll = 0, scored = 0, seconds = 0, stream_nll = 0, fresh_nll = 0, stretch = 0;
+    decile sum = {0};
     for (int i = 0; i < DECILES; i++) {
-        const decile *d = &s->deciles[i];
-        nll += d->nll, scored += (double)d->scored, seconds += d->seconds;
-        stream_nll += d->stretch_stream, fresh_nll += d->stretch_fresh;
-        stretch += (double)d->stretch_rows;
+        const decile *d = &r->deciles[i];
+        sum.nll += d->nll, sum.scored += d->scored, sum.seconds += d->seconds, sum.rows += d->rows;
+        sum.stretch_stream += d->stretch_stream, sum.stretch_fresh += d->stretch_fresh;
+        sum.stretch_rows += d->stretch_rows;
     }
-    printf("{\"model\":\"%s\",\"numerics\":\"%s\",\"policy\":\"%s\",\"cache_tokens\":%d,"
-           "\"chunk\":%d,\"slack\":%d,\"sinks\":%d,\"pinned_max\":%d,\"window\":%d,"
-           "\"recent_pct\":%d,\"bias_pct\":%d,\"smooth_pct\":%d,\"pool\":%d,\"per_layer\":%d",
-           model, ic_engine_info_of(s->engine)->numerics, c->policy, c->cache_tokens, c->chunk_max,
-           c->slack, c->sinks, c->pinned_max, c->window, c->recent_pct, c->bias_pct, c->smooth_pct,
-           c->pool, c->per_layer);
-    printf(",\"tokens\":%lld,\"repeated_share\":%.4f,\"ended\":\"%s\"", (long long)s->main.rows,
-           per((double)s->looped, (double)s->main.rows), why);
+    return sum;
+}
+
+static void print_json(const stream *s, const reader *r, const char *model)
+{
+    decile all = sum_of(r);
+    double stretch = (double)all.stretch_rows;
+    printf("{\"bench\":\"stream\",\"model\":\"%s\",\"numerics\":\"%s\",\"meaning\":\"%s\",", model,
+           ic_engine_info_of(s->engine)->numerics, ic_engine_info_of(s->engine)->meaning);
+    ic_bench_memory_print(r->session ? ic_session_config_of(r->session) : &r->config);
+    printf(",\"text_bytes\":%zu,\"text_fingerprint\":\"%016llx\",\"wanted\":%lld,\"tokens\":%lld,"
+           "\"repeated_share\":%.4f,\"ended\":\"%s\",\"resumed\":%d,\"side_by_side\":%d",
+           s->text.size, (unsigned long long)s->fingerprint, (long long)s->tokens,
+           (long long)r->rows, per((double)s->looped, (double)s->rows),
+           r->ended ? r->error.text : "all read", s->resumed, s->count);
     printf(",\"perplexity\":%.4f,\"tokens_per_s\":%.1f,\"stretch_rows\":%.0f,"
            "\"stretch_perplexity\":%.4f,\"stretch_fresh_perplexity\":%.4f,\"ratio\":%.5f,"
            "\"stretches_left_out\":%d,\"deciles\":[",
-           exp(per(nll, scored)), per(scored, seconds), stretch, exp(per(stream_nll, stretch)),
-           exp(per(fresh_nll, stretch)), exp(per(stream_nll - fresh_nll, stretch)), s->odd);
-    for (int i = 0; i < s->reached; i++) {
-        const decile *d = &s->deciles[i];
+           exp(per(all.nll, (double)all.scored)), per((double)all.rows, all.seconds), stretch,
+           exp(per(all.stretch_stream, stretch)), exp(per(all.stretch_fresh, stretch)), ratio(&all),
+           s->odd);
+    for (int i = 0; i < DECILES && r->deciles[i].rows; i++) {
+        const decile *d = &r->deciles[i];
         printf("%s{\"tokens\":%lld,\"perplexity\":%.4f,\"tokens_per_s\":%.1f,"
-               "\"resident_bytes\":%zu,\"stretch_rows\":%lld,\"ratio\":%.5f,\"median_age\":%.0f}",
+               "\"resident_bytes\":%llu,\"stretch_rows\":%lld,\"ratio\":%.5f,\"median_age\":%.0f}",
                i ? "," : "", (long long)d->rows, exp(per(d->nll, (double)d->scored)),
-               per((double)d->rows, d->seconds), d->resident, (long long)d->stretch_rows, ratio(d),
-               d->age);
+               per((double)d->rows, d->seconds), (unsigned long long)d->resident,
+               (long long)d->stretch_rows, ratio(d), d->age);
     }
-    printf("]}\n");
+    printf("]");
+    ic_bench_map_print(&r->map, "tokens", (double)s->tokens);
+    printf("}\n");
 }
 
-static void print_table(const stream *s, const char *why)
+static void print_table(const reader *r)
 {
-    printf("%s, %d tokens: %lld tokens read; %s\n", s->config.policy, s->config.cache_tokens,
-           (long long)s->main.rows, why);
+    printf("%s, %d tokens: %lld tokens read; %s\n", r->config.policy, r->config.cache_tokens,
+           (long long)r->rows, r->ended ? r->error.text : "all read");
     printf("  tenth  perplexity  tokens/s  resident MiB   ratio to fresh  median age\n");
-    for (int i = 0; i < s->reached; i++) {
-        const decile *d = &s->deciles[i];
+    for (int i = 0; i < DECILES && r->deciles[i].rows; i++) {
+        const decile *d = &r->deciles[i];
         printf("  %5d %11.3f %9.0f %13.1f %16.4f %11.0f\n", i + 1,
                exp(per(d->nll, (double)d->scored)), per((double)d->rows, d->seconds),
                (double)d->resident / 1048576, ratio(d), d->age);
@@ -367,24 +631,21 @@ static int take_files(int *argc, char **argv, const char **files)
     return count;
 }
 
-static void read_settings(stream *s, int argc, char **argv)
+static int open_readers(stream *s, int argc, char **argv, ic_error *e)
 {
-    ic_session_config *c = &s->config;
-    int cache = (int)ic_bench_number(argc, argv, "--cache-tokens", 0);
-    ic_session_config_default(s->engine, cache, c);
-    snprintf(c->policy, sizeof c->policy, "%s", ic_bench_option(argc, argv, "--policy", "saddle"));
-    c->chunk_max = (int)ic_bench_number(argc, argv, "--chunk", 256);
-    c->slack = 0;
-    c->pinned_max = (int)ic_bench_number(argc, argv, "--pinned", 0);
-    c->sinks = (int)ic_bench_number(argc, argv, "--sinks", c->sinks);
-    c->window = (int)ic_bench_number(argc, argv, "--window", c->window);
-    c->recent_pct = (int)ic_bench_number(argc, argv, "--recent", 0);
-    c->bias_pct = (int)ic_bench_number(argc, argv, "--bias", 0);
-    c->smooth_pct = (int)ic_bench_number(argc, argv, "--smooth", 0);
-    c->pool = (int)ic_bench_number(argc, argv, "--pool", 0);
-    c->per_layer = (int)ic_bench_number(argc, argv, "--per-layer", 0);
-    s->tokens = ic_bench_number(argc, argv, "--tokens", 100000);
-    s->samples = (int)ic_bench_number(argc, argv, "--samples", 4);
+    ic_session_config configs[IC_BENCH_MEMORIES_MAX];
+    int n = ic_bench_memories(s->engine, argc, argv, true, configs, e), rc = n < 0 ? n : 0;
+    s->vocab = ic_engine_info_of(s->engine)->vocab;
+    s->fresh.before = ic_calloc((size_t)s->vocab, sizeof *s->fresh.before);
+    s->list = ic_calloc((size_t)(n > 0 ? n : 1), sizeof *s->list);
+    for (int i = 0; i < n && rc == 0; i++) {
+        reader *r = &s->list[s->count++];
+        r->config = configs[i];
+        r->before = ic_calloc((size_t)s->vocab, sizeof *r->before);
+        ic_bench_map_init(&r->map, s->looks);
+        rc = ic_session_new(&r->session, s->engine, &configs[i], e);
+    }
+    return rc;
 }
 
 static int open_stream(stream *s, const char *model, int argc, char **argv, const char **files,
@@ -394,30 +655,57 @@ static int open_stream(stream *s, const char *model, int argc, char **argv, cons
                                .device = "cpu",
                                .dtype = "auto",
                                .threads = (int)ic_bench_number(argc, argv, "--threads", 0)};
-    int rc = ic_engine_open(&s->engine, &config, e);
+    s->tokens = ic_bench_number(argc, argv, "--tokens", 100000);
+    s->samples = (int)ic_bench_number(argc, argv, "--samples", 4);
+    s->looks = (int)ic_bench_number(argc, argv, "--map", 0);
+    s->state = ic_bench_option(argc, argv, "--state", NULL);
+    s->saved_at = ic_bench_now();
+    s->until = s->saved_at + (double)ic_bench_number(argc, argv, "--for", 1000000000);
+    int rc = s->looks < 0 || s->looks > LOOKS_MAX
+                 ? ic_error_set(e, IC_EINVAL, "--map takes 0 to %d looks", LOOKS_MAX)
+                 : 0;
     for (int i = 0; i < count && rc == 0; i++)
         rc = add_file(&s->text, files[i], e);
+    rc = rc ? rc : ic_engine_open(&s->engine, &config, e);
+    rc = rc ? rc : open_readers(s, argc, argv, e);
     if (rc)
         return rc;
-    read_settings(s, argc, argv);
-    rc = ic_session_config_check(s->engine, &s->config, e);
-    if (rc)
-        return rc;
-    s->vocab = ic_engine_info_of(s->engine)->vocab;
-    s->main.before = ic_calloc((size_t)s->vocab, sizeof *s->main.before);
-    s->fresh.before = ic_calloc((size_t)s->vocab, sizeof *s->fresh.before);
-    cut_pieces(&s->text, (size_t)s->config.chunk_max * 3);
+    s->fingerprint = fingerprint(&s->text);
+    cut_pieces(&s->text, (size_t)s->list[0].config.chunk_max * 3);
     ic_engine_watch_logits(s->engine, take_row, s);
-    return s->text.count ? 0 : ic_error_set(e, IC_EINVAL, "the text is empty");
+    if (s->text.count == 0)
+        return ic_error_set(e, IC_EINVAL, "the text is empty");
+    return s->state ? resume(s, e) : 0;
+}
+
+static void close_stream(stream *s)
+{
+    for (int i = 0; i < s->count; i++) {
+        ic_session_destroy(&s->list[i].session);
+        ic_free(s->list[i].before);
+        ic_bench_map_fini(&s->list[i].map);
+    }
+    ic_session_destroy(&s->fresh.session);
+    ic_engine_close(&s->engine);
+    ic_free(s->fresh.before);
+    ic_free(s->list);
+    ic_free(s->text.bytes);
+    ic_free(s->text.pieces);
+    ic_free(s);
 }
 
 static int run(int argc, char **argv)
 {
     static const char *const flags[] = {"--json", NULL};
-    static const char *const options[] = {"--model",     "--tokens",  "--policy",  "--cache-tokens",
-                                          "--chunk",     "--pinned",  "--sinks",   "--window",
-                                          "--bias",      "--recent",  "--smooth",  "--pool",
-                                          "--per-layer", "--samples", "--threads", NULL};
+    static const char *const options[] = {IC_BENCH_MEMORY_OPTIONS,
+                                          "--model",
+                                          "--tokens",
+                                          "--samples",
+                                          "--map",
+                                          "--state",
+                                          "--for",
+                                          "--threads",
+                                          NULL};
     const char *files[FILES_MAX];
     int count = take_files(&argc, argv, files);
     if (!ic_bench_check(argc, argv, flags, options))
@@ -427,32 +715,31 @@ static int run(int argc, char **argv)
         fprintf(stderr, "usage: infchat-bench stream %s\n", ic_bench_stream.arguments);
         return 2;
     }
-    stream *s = ic_alloc(sizeof *s);
+    stream *s = ic_calloc(1, sizeof *s);
     ic_error e = {0};
     int rc = open_stream(s, model, argc, argv, files, count, &e);
-    bool opened = rc == 0;
     rc = rc ? rc : run_stream(s, &e);
-    bool full = rc == IC_ELIMIT && opened; /* "full" reads until its cache is */
-    if (rc && !full)
+    bool paused = rc == 0 && s->paused;
+    if (rc)
         fprintf(stderr, "infchat-bench stream: %s\n", e.text);
-    else if (ic_bench_flag(argc, argv, "--json"))
-        print_json(s, model, full ? "cache full" : "all read");
-    else
-        print_table(s, full ? e.text : "all read");
-    ic_session_destroy(&s->main.session);
-    ic_session_destroy(&s->fresh.session);
-    ic_engine_close(&s->engine);
-    ic_free(s->main.before);
-    ic_free(s->fresh.before);
-    ic_free(s->text.bytes);
-    ic_free(s->text.pieces);
-    ic_free(s);
-    return rc && !full ? 1 : 0;
+    else if (paused)
+        fprintf(stderr, "paused at %lld of %lld tokens: the same command goes on\n",
+                (long long)s->rows, (long long)s->tokens);
+    for (int i = 0; i < s->count && rc == 0 && !paused; i++) {
+        if (ic_bench_flag(argc, argv, "--json"))
+            print_json(s, &s->list[i], model);
+        else
+            print_table(&s->list[i]);
+    }
+    if (rc == 0 && !paused && s->state)
+        unlink(s->state);
+    close_stream(s);
+    return rc ? 1 : paused ? PAUSED : 0;
 }
 
 const ic_bench_command ic_bench_stream = {
     "stream",
-    "--model DIR --text FILE... [--tokens N] [--policy P] [--cache-tokens C] [--chunk ROWS]\n"
-    "           [--sinks N] [--pinned N] [--window L] [--recent PCT] [--bias PCT] [--smooth PCT]\n"
-    "           [--pool N] [--per-layer 0|1] [--samples PER-TENTH] [--threads N] [--json]",
-    "a long text through a bounded memory: perplexity, speed and memory by tenths", run};
+    "--model DIR --text FILE... [--tokens N] " IC_BENCH_MEMORY_USAGE "\n"
+    "           [--samples PER-TENTH] [--map LOOKS] [--state FILE [--for SECONDS]] [--threads N]\n"
+    "           [--json]",
+    "a long text through bounded memories: perplexity, speed and memory by tenths", run};
