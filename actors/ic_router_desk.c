@@ -19,22 +19,108 @@ static void send_desk(router *r, ic_job_desk *job)
 /* --- NEW ---------------------------------------------------------------------------------------
  */
 
+static int at_most_int(uint64_t n)
+{
+    return n > INT32_MAX ? INT32_MAX : (int)n;
+}
+
+/* For settings whose "none" is -1 in the engine, where 0 leaves them to the policy. */
+static int or_none(int value)
+{
+    return value ? value : -1;
+}
+
+/* Settings as a client writes them; returns the set of those it gave. What is left to the policy (0
+ * in a few of them) is as if it had not been given. */
+static uint32_t read_settings(const ic_wire_settings *w, ic_session_config *c)
+{
+    double bias = ic_wire_get(w, settings, bias, 0.0) * 100 + 0.5;
+    *c = (ic_session_config){
+        .sinks = at_most_int(ic_wire_get(w, settings, sinks, 0)),
+        .window = at_most_int(ic_wire_get(w, settings, window, 0)),
+        .recent_pct = or_none(at_most_int(ic_wire_get(w, settings, recent_pct, 0))),
+        .bias_pct = or_none(bias < INT32_MAX ? (int)bias : INT32_MAX),
+        .smooth_pct = or_none(at_most_int(ic_wire_get(w, settings, smooth_pct, 0))),
+        .pool = at_most_int(ic_wire_get(w, settings, pool, 0)),
+        .per_layer = ic_wire_get(w, settings, granularity, 0),
+        .frames = at_most_int(ic_wire_get(w, settings, frames, 0))};
+    const bool given[IC_SETTINGS] = {
+        [IC_SET_SINKS] = ic_wire_has(w, settings, sinks),
+        [IC_SET_WINDOW] = c->window,
+        [IC_SET_RECENT] = ic_wire_has(w, settings, recent_pct),
+        [IC_SET_BIAS] = ic_wire_has(w, settings, bias),
+        [IC_SET_SMOOTH] = ic_wire_has(w, settings, smooth_pct),
+        [IC_SET_POOL] = c->pool,
+        [IC_SET_PER_LAYER] = ic_wire_has(w, settings, granularity),
+        [IC_SET_FRAMES] = c->frames,
+    };
+    uint32_t set = 0;
+    for (int i = 0; i < IC_SETTINGS; i++)
+        set |= (uint32_t)given[i] << i;
+    return set;
+}
+
+/* The settings of a session that its policy has a use for, settled. */
+static void write_settings(const ic_session_config *config, ic_wire_settings *w)
+{
+    ic_session_config c = *config;
+    ic_session_config_settle(&c);
+    uint32_t used = ic_session_config_used(&c);
+    ic_wire_settings all = {0};
+    ic_wire_put(&all, settings, sinks, (uint64_t)c.sinks);
+    ic_wire_put(&all, settings, window, (uint64_t)c.window);
+    ic_wire_put(&all, settings, recent_pct, c.recent_pct > 0 ? (uint64_t)c.recent_pct : 0);
+    ic_wire_put(&all, settings, bias, c.bias_pct > 0 ? c.bias_pct / 100.0 : 0);
+    ic_wire_put(&all, settings, smooth_pct, c.smooth_pct > 0 ? (uint64_t)c.smooth_pct : 0);
+    ic_wire_put(&all, settings, pool, (uint64_t)c.pool);
+    ic_wire_put(&all, settings, granularity, c.per_layer);
+    ic_wire_put(&all, settings, frames, (uint64_t)c.frames);
+    static const int field[IC_SETTINGS] = {[IC_SET_SINKS] = IC_WIRE_F_settings_sinks,
+                                           [IC_SET_WINDOW] = IC_WIRE_F_settings_window,
+                                           [IC_SET_RECENT] = IC_WIRE_F_settings_recent_pct,
+                                           [IC_SET_BIAS] = IC_WIRE_F_settings_bias,
+                                           [IC_SET_SMOOTH] = IC_WIRE_F_settings_smooth_pct,
+                                           [IC_SET_POOL] = IC_WIRE_F_settings_pool,
+                                           [IC_SET_PER_LAYER] = IC_WIRE_F_settings_granularity,
+                                           [IC_SET_FRAMES] = IC_WIRE_F_settings_frames};
+    for (int i = 0; i < IC_SETTINGS; i++)
+        if (!(used >> i & 1))
+            all.has &= ~(UINT64_C(1) << field[i]);
+    *w = all;
+}
+
+static int make_cache(router *r, const ic_wire_new *m, ic_session_config *c, ic_error *e)
+{
+    const ic_sched_args *a = r->args->sched_args;
+    int most = r->args->max_cache_tokens ? r->args->max_cache_tokens : 4 * a->session.cache_tokens;
+    uint64_t wanted = ic_wire_get(m, new, cache_tokens, (uint64_t)a->session.cache_tokens);
+    if (wanted > (uint64_t)most)
+        return ic_error_set(e, IC_ELIMIT,
+                            "cache_tokens %llu is more than this server gives: %d "
+                            "(session.max_cache_tokens)",
+                            (unsigned long long)wanted, most);
+    ic_session_config_default(r->args->limits.engine, (int)wanted, c);
+    const char *policy = ic_wire_get(m, new, policy, a->policy);
+    snprintf(c->policy, sizeof c->policy, "%s", policy);
+    if (strcmp(policy, a->policy) == 0)
+        ic_session_config_take(c, &a->settings, a->given);
+    ic_session_config wish;
+    uint32_t given = ic_wire_has(m, new, settings) ? read_settings(&m->settings, &wish) : 0;
+    if (given >> IC_SET_PER_LAYER & 1 && wish.per_layer < 0)
+        return ic_error_set(e, IC_EINVAL, "granularity is head or layer");
+    ic_session_config_take(c, &wish, given);
+    int rc = ic_session_config_check(r->args->limits.engine, c, e);
+    if (rc == IC_OK)
+        rc = ic_session_config_check_used(c, given, e);
+    ic_session_config_settle(c); /* so that it stays what it is when defaults change */
+    return rc;
+}
+
 static int make_config(router *r, const ic_wire_new *m, ic_buf *out, ic_error *e)
 {
     const ic_engine *engine = r->args->limits.engine;
     const ic_engine_info *info = ic_engine_info_of(engine);
-    ic_talk_config c = {.engine = r->args->sched_args->session, .sampling = info->sampling};
-    int most = r->args->max_cache_tokens;
-    if (!most)
-        most = 4 * c.engine.cache_tokens;
-    uint64_t wanted = ic_wire_get(m, new, cache_tokens, (uint64_t)c.engine.cache_tokens);
-    if (wanted > (uint64_t)most)
-        return ic_error_set(e, IC_ELIMIT, "cache_tokens %llu is more than this server gives: %d",
-                            (unsigned long long)wanted, most);
-    if (wanted != (uint64_t)c.engine.cache_tokens)
-        ic_session_config_default(engine, (int)wanted, &c.engine);
-    snprintf(c.engine.policy, sizeof c.engine.policy, "%s",
-             ic_wire_get(m, new, policy, r->args->sched_args->policy));
+    ic_talk_config c = {.sampling = info->sampling};
     if (ic_wire_has(m, new, sampling)) {
         const ic_wire_sampling *w = &m->sampling;
         ic_sampling *s = &c.sampling;
@@ -49,7 +135,7 @@ static int make_config(router *r, const ic_wire_new *m, ic_buf *out, ic_error *e
     }
     int rc = ic_sampling_check(&c.sampling, e);
     if (rc == IC_OK)
-        rc = ic_session_config_check(engine, &c.engine, e);
+        rc = make_cache(r, m, &c.engine, e);
     if (rc)
         return rc;
     const char *system = ic_wire_get(m, new, system, NULL);
@@ -197,7 +283,10 @@ static void answer_show(router *r, ic_job_desk *d)
     fill_session(r, &d->sessions[0], &info);
     ic_wire_put(&info, session_info, store_bytes, (uint64_t)d->sizes.total);
     if (ic_talk_config_decode(&config, d->config.data, d->config.size, &e) == IC_OK) {
+        ic_wire_settings settings;
+        write_settings(&config.engine, &settings);
         ic_wire_put(&info, session_info, policy, config.engine.policy);
+        ic_wire_put(&info, session_info, settings, settings);
         ic_wire_put(&info, session_info, model, config.model);
         if (config.system)
             ic_wire_put(&info, session_info, system, config.system);

@@ -69,7 +69,10 @@ static int open_engine(sched *s, ic_error *e)
     a->opened = s->engine;
     ic_session_config_default(s->engine, a->cache_tokens, &a->session);
     snprintf(a->session.policy, sizeof a->session.policy, "%s", a->policy);
-    rc = ic_session_config_check(s->engine, &a->session, e);
+    ic_session_config_take(&a->session, &a->settings, a->given);
+    rc = ic_session_config_check_used(&a->session, a->given, e);
+    if (!rc)
+        rc = ic_session_config_check(s->engine, &a->session, e);
     if (rc)
         return rc;
     a->session_bytes = ic_session_memory(s->engine, &a->session);

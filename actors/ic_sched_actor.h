@@ -27,6 +27,8 @@ typedef struct ic_sched_args { /* borrowed for the actor's life */
     int max_resident; /* in: wanted; out: what memory holds */
     int cache_tokens; /* of one session by default; 0: fits the model */
     char policy[24];
+    ic_session_config settings; /* of the policy: those of the set `given` count */
+    uint32_t given;
     /* out, before the start verdict; read-only from then on */
     ic_engine *opened; /* for the functions of ic_engine.h marked "any thread" */
     ic_session_config session;

@@ -154,6 +154,9 @@ void talk_checkpoint_begin(talk *t)
     talk_line_save(t, &t->saved_head.asks);
     snprintf(t->saved_head.model, sizeof t->saved_head.model, "%s",
              ic_engine_info_of(t->limits->engine)->model_name);
+    snprintf(t->saved_head.meaning, sizeof t->saved_head.meaning, "%s",
+             ic_engine_info_of(t->limits->engine)->meaning);
+    t->saved_head.config = t->config.engine;
     t->state_at = 0;
     t->cursor = 0;
     t->rows_left = true;

@@ -45,6 +45,29 @@ static void refuse(talk *t, int rc, ic_error *e)
 /* --- the checkpoint ----------------------------------------------------------------------------
  */
 
+/* The checkpoint means something else than this session would: the model is another, or settings
+ * of its cache are. */
+static int refuse_meaning(const talk *t, ic_error *e)
+{
+    const ic_store_manifest *m = &t->load->manifest;
+    const ic_engine_info *info = ic_engine_info_of(t->limits->engine);
+    char differs[200] = "", meaning[33];
+    if (strcmp(t->head.meaning, info->meaning) == 0)
+        ic_session_config_differ(&t->head.config, &t->config.engine, differs, sizeof differs);
+    if (differs[0])
+        return ic_error_set(e, IC_EMISMATCH,
+                            "the checkpoint was made with other settings: %s; the session's record "
+                            "has been changed",
+                            differs);
+    ic_session_meaning(t->limits->engine, &t->config.engine, meaning);
+    return ic_error_set(e, IC_EMISMATCH,
+                        "the session belongs to model %s (%.*s), this server runs %s (%s): "
+                        "weights, tokenizer, preprocessing or policy differ; start infchatd "
+                        "with the model it was made with",
+                        t->head.model, (int)m->meaning_bytes, (const char *)m->meaning,
+                        info->model_name, meaning);
+}
+
 static int check_manifest(talk *t, ic_error *e)
 {
     const ic_store_manifest *m = &t->load->manifest;
@@ -52,18 +75,15 @@ static int check_manifest(talk *t, ic_error *e)
     int rc = ic_talk_head_decode(&t->head, m->state, m->state_bytes, e);
     if (rc)
         return rc;
-    if (m->payload_version != IC_SESSION_STATE_VERSION)
-        return ic_error_set(e, IC_EVERSION, "its checkpoint is of version %u, this build reads %d",
-                            m->payload_version, IC_SESSION_STATE_VERSION);
+    if (m->payload_version < IC_SESSION_STATE_OLDEST
+        || m->payload_version > IC_SESSION_STATE_VERSION)
+        return ic_error_set(e, IC_EVERSION,
+                            "its checkpoint is of version %u, this build reads %d to %d",
+                            m->payload_version, IC_SESSION_STATE_OLDEST, IC_SESSION_STATE_VERSION);
     char meaning[33];
     ic_session_meaning(t->limits->engine, &t->config.engine, meaning);
     if (m->meaning_bytes != strlen(meaning) || memcmp(m->meaning, meaning, m->meaning_bytes) != 0)
-        return ic_error_set(e, IC_EMISMATCH,
-                            "the session belongs to model %s (%.*s), this server runs %s (%s): "
-                            "weights, tokenizer, preprocessing or policy differ; start infchatd "
-                            "with the model it was made with",
-                            t->head.model, (int)m->meaning_bytes, (const char *)m->meaning,
-                            info->model_name, meaning);
+        return refuse_meaning(t, e);
     size_t length = strnlen(info->numerics, IC_STORE_NUMERICS_MAX);
     t->exact = strlen(m->numerics) == length && strncmp(m->numerics, info->numerics, length) == 0;
     if (!t->exact)

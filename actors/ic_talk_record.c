@@ -5,7 +5,11 @@
 
 #include "base/ic_mem.h"
 
-enum { VERSION = 1 };
+enum {
+    VERSION = 1,        /* of journal records */
+    CONFIG_VERSION = 2, /* version 1 left the settings of the cache's policy to the policy */
+    HEAD_VERSION = 2    /* version 1 did not say what the session was made with */
+};
 
 static void put_text(ic_buf *out, const char *text)
 {
@@ -47,14 +51,16 @@ static void get_sampling(ic_cursor *c, ic_sampling *s)
     s->max_tokens = (int32_t)ic_cursor_u32(c);
 }
 
-static int open_cursor(ic_cursor *c, const void *bytes, size_t size, const char *what, ic_error *e)
+/* Returns the version, 1 to `newest`, or an error. */
+static int open_cursor(ic_cursor *c, const void *bytes, size_t size, int newest, const char *what,
+                       ic_error *e)
 {
     ic_cursor_init(c, bytes, size);
     uint8_t version = ic_cursor_u8(c);
-    if (c->status || version != VERSION)
+    if (c->status || version < 1 || version > newest)
         return ic_error_set(e, c->status ? IC_EFORMAT : IC_EVERSION,
                             "%s of version %u is not known here", what, version);
-    return IC_OK;
+    return version;
 }
 
 static int close_cursor(const ic_cursor *c, const char *what, ic_error *e)
@@ -73,10 +79,8 @@ void ic_talk_config_fini(ic_talk_config *c)
     *c = (ic_talk_config){0};
 }
 
-int ic_talk_config_encode(const ic_talk_config *c, ic_buf *out)
+static void put_engine(ic_buf *out, const ic_session_config *s)
 {
-    const ic_session_config *s = &c->engine;
-    ic_buf_u8(out, VERSION);
     put_text(out, s->policy);
     ic_buf_u32(out, (uint32_t)s->cache_tokens);
     ic_buf_u32(out, (uint32_t)s->chunk_max);
@@ -86,6 +90,31 @@ int ic_talk_config_encode(const ic_talk_config *c, ic_buf *out)
     ic_buf_u32(out, (uint32_t)s->kv_dtype);
     ic_buf_u64(out, s->pending_bytes_max);
     ic_buf_u32(out, (uint32_t)s->group_tokens_max);
+    ic_session_config_save_settings(s, out);
+}
+
+/* with_settings: they stand there; else they are what they were when they did not. */
+static int get_engine(ic_cursor *in, bool with_settings, ic_session_config *s, ic_error *e)
+{
+    get_text_into(in, s->policy, sizeof s->policy);
+    s->cache_tokens = (int)ic_cursor_u32(in);
+    s->chunk_max = (int)ic_cursor_u32(in);
+    s->slack = (int)ic_cursor_u32(in);
+    s->sinks = (int)ic_cursor_u32(in);
+    s->pinned_max = (int)ic_cursor_u32(in);
+    s->kv_dtype = (ic_dtype)ic_cursor_u32(in);
+    s->pending_bytes_max = ic_cursor_u64(in);
+    s->group_tokens_max = (int)ic_cursor_u32(in);
+    if (with_settings)
+        return ic_session_config_load_settings(s, in, e);
+    ic_session_config_settle_old(s);
+    return IC_OK;
+}
+
+int ic_talk_config_encode(const ic_talk_config *c, ic_buf *out)
+{
+    ic_buf_u8(out, CONFIG_VERSION);
+    put_engine(out, &c->engine);
     put_sampling(out, &c->sampling);
     ic_buf_u8(out, c->has_seed);
     put_text(out, c->model);
@@ -98,19 +127,11 @@ int ic_talk_config_decode(ic_talk_config *c, const void *bytes, size_t size, ic_
 {
     ic_cursor in;
     *c = (ic_talk_config){0};
-    int rc = open_cursor(&in, bytes, size, "the session's configuration", e);
+    int rc = open_cursor(&in, bytes, size, CONFIG_VERSION, "the session's configuration", e);
+    if (rc > 0)
+        rc = get_engine(&in, rc > 1, &c->engine, e);
     if (rc)
         return rc;
-    ic_session_config *s = &c->engine;
-    get_text_into(&in, s->policy, sizeof s->policy);
-    s->cache_tokens = (int)ic_cursor_u32(&in);
-    s->chunk_max = (int)ic_cursor_u32(&in);
-    s->slack = (int)ic_cursor_u32(&in);
-    s->sinks = (int)ic_cursor_u32(&in);
-    s->pinned_max = (int)ic_cursor_u32(&in);
-    s->kv_dtype = (ic_dtype)ic_cursor_u32(&in);
-    s->pending_bytes_max = ic_cursor_u64(&in);
-    s->group_tokens_max = (int)ic_cursor_u32(&in);
     get_sampling(&in, &c->sampling);
     c->has_seed = ic_cursor_u8(&in);
     get_text_into(&in, c->model, sizeof c->model);
@@ -274,8 +295,8 @@ int ic_talk_record_decode(ic_talk_record *r, uint32_t kind, const void *bytes, s
 {
     ic_cursor c;
     *r = (ic_talk_record){.kind = (ic_talk_record_kind)kind};
-    int rc = open_cursor(&c, bytes, size, "a journal record", e);
-    if (rc)
+    int rc = open_cursor(&c, bytes, size, VERSION, "a journal record", e);
+    if (rc < 0)
         return rc;
     rc = get_content(&c, r);
     if (rc == IC_OK)
@@ -295,11 +316,13 @@ int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out)
     const uint64_t numbers[] = {
         h->turns,   h->medias,       h->open_media,  h->evicted_at_end, h->seen,
         h->skipped, h->deduplicated, h->seen_at_end, h->skipped_at_end, h->deduplicated_at_end};
-    ic_buf_u8(out, VERSION);
+    ic_buf_u8(out, HEAD_VERSION);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         ic_buf_u64(out, numbers[i]);
     ic_buf_u8(out, h->inexact);
     put_text(out, h->model);
+    put_text(out, h->meaning);
+    put_engine(out, &h->config);
     ic_buf_blob(out, h->asks.data, (uint32_t)h->asks.size);
     return out->status;
 }
@@ -308,9 +331,9 @@ int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_erro
 {
     ic_cursor c;
     *h = (ic_talk_head){0};
-    int rc = open_cursor(&c, bytes, size, "a checkpoint", e);
-    if (rc)
-        return rc;
+    int version = open_cursor(&c, bytes, size, HEAD_VERSION, "a checkpoint", e), rc = IC_OK;
+    if (version < 0)
+        return version;
     uint64_t *numbers[] = {&h->turns,          &h->medias,
                            &h->open_media,     &h->evicted_at_end,
                            &h->seen,           &h->skipped,
@@ -320,6 +343,12 @@ int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_erro
         *numbers[i] = ic_cursor_u64(&c);
     h->inexact = ic_cursor_u8(&c);
     get_text_into(&c, h->model, sizeof h->model);
+    if (version > 1) {
+        get_text_into(&c, h->meaning, sizeof h->meaning);
+        rc = get_engine(&c, true, &h->config, e);
+    }
+    if (rc)
+        return rc;
     uint32_t count;
     const void *asks = ic_cursor_blob(&c, &count);
     rc = close_cursor(&c, "a checkpoint", e);

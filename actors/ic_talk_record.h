@@ -72,7 +72,9 @@ typedef struct ic_talk_head {
     uint64_t seen_at_end, skipped_at_end, deduplicated_at_end; /* at the end of the last answer */
     bool inexact; /* some of it was computed under other numerics */
     char model[96];
-    ic_buf asks; /* ASK records of questions that wait, each a blob; owned */
+    char meaning[33];         /* the engine's; "": of a version that did not say */
+    ic_session_config config; /* what the session was made with, as far as `meaning` is there */
+    ic_buf asks;              /* ASK records of questions that wait, each a blob; owned */
 } ic_talk_head;
 int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out);
 IC_MUST_CHECK int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_error *e);

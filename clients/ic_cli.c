@@ -493,6 +493,8 @@ static int run_new(ic_cli *cli, ic_error *e)
     m.new = args->create;
     if (args->sampling.has)
         ic_wire_put(&m.new, new, sampling, args->sampling);
+    if (args->settings.has)
+        ic_wire_put(&m.new, new, settings, args->settings);
     set_key(&m, args->has_key ? &args->key : NULL);
     rc = ic_cli_call(cli, &m, &reply, e);
     ic_wire_msg_fini(&reply);

@@ -11,10 +11,13 @@ enum { DEFAULT_TIMEOUT_MS = 30000 };
 #define BIT(command) (1u << (command))
 #define ALL          (BIT(IC_CLI_COMMANDS) - 1)
 #define SAMPLING     (BIT(IC_CLI_NEW) | BIT(IC_CLI_ASK))
+#define SEEDED       (SAMPLING | BIT(IC_CLI_FORK))
+#define TITLED       (BIT(IC_CLI_NEW) | BIT(IC_CLI_FORK))
 #define FEEDING      (BIT(IC_CLI_NEW) | BIT(IC_CLI_WATCH))
 #define WITH_KEY                                                                                   \
     (BIT(IC_CLI_NEW) | BIT(IC_CLI_ASK) | BIT(IC_CLI_WATCH) | BIT(IC_CLI_TITLE)                     \
-     | BIT(IC_CLI_CANCEL) | BIT(IC_CLI_SUSPEND) | BIT(IC_CLI_RM))
+     | BIT(IC_CLI_CANCEL) | BIT(IC_CLI_SUSPEND) | BIT(IC_CLI_RM) | BIT(IC_CLI_MARK)                \
+     | BIT(IC_CLI_UNMARK) | BIT(IC_CLI_FORK))
 
 /* --- commands --------------------------------------------------------------------------------- */
 
@@ -35,6 +38,9 @@ static const struct {
     [IC_CLI_CANCEL] = {"cancel", "ID", "stop the answer that runs", 1, 1},
     [IC_CLI_SUSPEND] = {"suspend", "ID", "store a session and give its memory back", 1, 1},
     [IC_CLI_RM] = {"rm", "ID", "delete a session and all that is stored of it", 1, 1},
+    [IC_CLI_MARK] = {"mark", "ID NAME", "name where a session stands now", 2, 2},
+    [IC_CLI_UNMARK] = {"unmark", "ID NAME", "forget a mark and what only it holds", 2, 2},
+    [IC_CLI_FORK] = {"fork", "ID", "a new session that goes on from there", 1, 1},
     [IC_CLI_STATUS] = {"status", "", "the server: model, memory, figures", 0, 0},
 };
 
@@ -60,6 +66,14 @@ typedef enum option {
     O_TITLE,
     O_POLICY,
     O_CACHE_TOKENS,
+    O_SINKS,
+    O_WINDOW,
+    O_RECENT,
+    O_BIAS,
+    O_SMOOTH,
+    O_POOL,
+    O_GRANULARITY,
+    O_FRAMES,
     O_SYSTEM,
     O_FPS,
     O_FROM,
@@ -77,6 +91,7 @@ typedef enum option {
     O_ON_VANISH,
     O_FROM_EVENT,
     O_TURNS,
+    O_AT,
     O_COUNT
 } option;
 
@@ -92,9 +107,17 @@ static const struct {
     [O_VERSION] = {"version", NULL, "the version", ALL},
     [O_VIDEO] = {"video", "SRC", "feed this first", BIT(IC_CLI_NEW)},
     [O_IMAGE] = {"image", "SRC", "show this picture first", BIT(IC_CLI_NEW)},
-    [O_TITLE] = {"title", "TEXT", "the session's name", BIT(IC_CLI_NEW)},
+    [O_TITLE] = {"title", "TEXT", "the session's name", TITLED},
     [O_POLICY] = {"policy", "NAME", "what its memory keeps", BIT(IC_CLI_NEW)},
     [O_CACHE_TOKENS] = {"cache-tokens", "N", "the size of its memory", BIT(IC_CLI_NEW)},
+    [O_SINKS] = {"sinks", "N", "oldest tokens that stay", BIT(IC_CLI_NEW)},
+    [O_WINDOW] = {"window", "N", "newest tokens that score the others", BIT(IC_CLI_NEW)},
+    [O_RECENT] = {"recent-pct", "N", "share of its memory for the newest", BIT(IC_CLI_NEW)},
+    [O_BIAS] = {"bias", "X", "how much scores favour newer tokens", BIT(IC_CLI_NEW)},
+    [O_SMOOTH] = {"smooth-pct", "N", "part of the old score in a new one", BIT(IC_CLI_NEW)},
+    [O_POOL] = {"pool", "N", "neighbours that share a score (odd)", BIT(IC_CLI_NEW)},
+    [O_GRANULARITY] = {"granularity", "head|layer", "what decides for itself", BIT(IC_CLI_NEW)},
+    [O_FRAMES] = {"frames", "N", "frame groups that recent-frames keeps", BIT(IC_CLI_NEW)},
     [O_SYSTEM] = {"system", "TEXT", "the system prompt", BIT(IC_CLI_NEW)},
     [O_FPS] = {"fps", "N", "frames sampled per second", FEEDING},
     [O_FROM] = {"from", "TIME", "begin there (seconds or H:MM:SS)", FEEDING},
@@ -106,12 +129,13 @@ static const struct {
     [O_TOP_K] = {"top-k", "N", "draw from the N most likely", SAMPLING},
     [O_TOP_P] = {"top-p", "X", "draw from the most likely with this mass", SAMPLING},
     [O_REPETITION_PENALTY] = {"repetition-penalty", "X", "above 1: say less twice", SAMPLING},
-    [O_SEED] = {"seed", "N", "of the random numbers", SAMPLING},
+    [O_SEED] = {"seed", "N", "of the random numbers (fork: also \"same\")", SEEDED},
     [O_MAX_TOKENS] = {"max-tokens", "N", "of an answer", SAMPLING},
     [O_IF_BUSY] = {"if-busy", "refuse|queue", "when an answer runs already", BIT(IC_CLI_ASK)},
     [O_ON_VANISH] = {"on-vanish", "keep|cancel", "when this client is gone", BIT(IC_CLI_ASK)},
     [O_FROM_EVENT] = {"from-event", "N", "also what came before, from this event on",
                       BIT(IC_CLI_ATTACH)},
+    [O_AT] = {"at", "NAME", "not from now but from this mark", BIT(IC_CLI_FORK)},
     [O_TURNS] = {"turns", "N", "how many turns to show (10)", BIT(IC_CLI_SHOW)},
 };
 
@@ -172,6 +196,27 @@ static bool set_number(ic_cli_args *a, option o, const char *value)
     switch (o) {
     case O_CACHE_TOKENS:
         ic_wire_put(&a->create, new, cache_tokens, n);
+        return is_uint && n;
+    case O_SINKS:
+        ic_wire_put(&a->settings, settings, sinks, n);
+        return is_uint;
+    case O_WINDOW:
+        ic_wire_put(&a->settings, settings, window, n);
+        return is_uint && n;
+    case O_RECENT:
+        ic_wire_put(&a->settings, settings, recent_pct, n);
+        return is_uint;
+    case O_BIAS:
+        ic_wire_put(&a->settings, settings, bias, x);
+        return is_float && x >= 0;
+    case O_SMOOTH:
+        ic_wire_put(&a->settings, settings, smooth_pct, n);
+        return is_uint;
+    case O_POOL:
+        ic_wire_put(&a->settings, settings, pool, n);
+        return is_uint && n;
+    case O_FRAMES:
+        ic_wire_put(&a->settings, settings, frames, n);
         return is_uint && n;
     case O_MAX_FRAMES:
         ic_wire_put(&a->media, media, max_frames, n);
@@ -246,9 +291,18 @@ static bool set_option(ic_cli_args *a, option o, const char *value)
     case O_POLICY:
         ic_wire_put(&a->create, new, policy, value);
         return value[0];
+    case O_AT:
+        a->at = value;
+        return value[0];
+    case O_SEED:
+        a->same_seed = !strcmp(value, "same");
+        return a->same_seed || set_number(a, o, value);
     case O_SYSTEM:
         ic_wire_put(&a->create, new, system, value);
         return true;
+    case O_GRANULARITY:
+        ic_wire_put(&a->settings, settings, granularity, ic_wire_word_of("granularity", value));
+        return a->settings.granularity >= 0;
     case O_FROM:
         is_time = ic_cli_args_time(value, &us);
         ic_wire_put(&a->media, media, from_us, us);
@@ -297,6 +351,8 @@ static int check_options(const ic_cli_args *a, uint64_t given, ic_error *e)
         if (given >> o & 1 && !(options[o].commands & BIT(a->command)))
             return ic_error_set(e, IC_EINVAL, "%s takes no --%s", commands[a->command].name,
                                 options[o].name);
+    if (a->same_seed && a->command != IC_CLI_FORK)
+        return ic_error_set(e, IC_EINVAL, "--seed same: fork alone takes it");
     bool has_both = ic_wire_has(&a->media, media, from_us) && ic_wire_has(&a->media, media, to_us);
     if (has_both && a->media.to_us <= a->media.from_us)
         return ic_error_set(e, IC_EINVAL, "--to must lie behind --from");
@@ -416,12 +472,15 @@ void ic_cli_args_help(FILE *out)
                  "(a file on the server) or camera:/dev/video0 (a camera of the server).\n");
     help_options(out, "options of every command", ALL);
     help_options(out, "new", BIT(IC_CLI_NEW));
+    help_options(out, "new, fork", TITLED);
+    help_options(out, "fork", BIT(IC_CLI_FORK));
     help_options(out, "new, watch", FEEDING);
     help_options(out, "new (for the whole session), ask", SAMPLING);
+    help_options(out, "new, ask, fork", SEEDED);
     help_options(out, "ask", BIT(IC_CLI_ASK));
     help_options(out, "show", BIT(IC_CLI_SHOW));
     help_options(out, "attach", BIT(IC_CLI_ATTACH));
-    help_options(out, "new, ask, watch, title, cancel, suspend, rm", WITH_KEY);
+    help_options(out, "new, ask, watch, title, cancel, suspend, rm, mark, unmark, fork", WITH_KEY);
     fprintf(out,
             "\nenvironment\n"
             "  INFCHAT_SERVER             the endpoint when --server is not given\n"

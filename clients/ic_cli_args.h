@@ -22,6 +22,9 @@ typedef enum ic_cli_command {
     IC_CLI_SUSPEND,
     IC_CLI_RM,
     IC_CLI_STATUS,
+    IC_CLI_MARK,
+    IC_CLI_UNMARK,
+    IC_CLI_FORK,
     IC_CLI_COMMANDS,
     IC_CLI_HELP, /* --help and --version stand for commands of their own */
     IC_CLI_VERSION
@@ -45,11 +48,14 @@ typedef struct ic_cli_args {
     ic_wire_id key;
     int timeout_ms;
     const char *session;       /* ID */
-    const char *text;          /* TEXT, SRC or TITLE */
+    const char *text;          /* TEXT, SRC, TITLE or NAME */
+    const char *at;            /* fork: a mark's name; NULL: as it is now */
+    bool same_seed;            /* fork */
     const char *video, *image; /* sources for `new` */
     uint64_t from_event;       /* attach: 0 is absent */
     uint64_t turns;            /* show */
     ic_wire_new create;        /* title, policy, cache_tokens, system as given */
+    ic_wire_settings settings; /* of the policy */
     ic_wire_sampling sampling; /* as given */
     ic_wire_media media;       /* fps, from_us, to_us, max_frames, frame_tokens, live as given */
     int if_busy, on_vanish;    /* -1: absent */

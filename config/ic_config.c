@@ -88,9 +88,10 @@ static bool parse_whole(size_t row, const char *value, int64_t *out)
         shift = 10 * (int)(unit - units + 1);
         end++;
     }
-    if (*end || v < 0 || v > (INT64_MAX >> shift) || !in_range(row, (double)(v << shift)))
+    int64_t unit = INT64_C(1) << shift;
+    if (*end || v < -1 || v > INT64_MAX / unit || !in_range(row, (double)(v * unit)))
         return false;
-    *out = v << shift;
+    *out = v * unit;
     return true;
 }
 
@@ -278,6 +279,9 @@ int ic_config_check(const ic_config *c, ic_error *e)
                             c->log_level);
     if (strcmp(c->model_device, "cpu") != 0 && strcmp(c->model_device, "cuda") != 0)
         return ic_error_set(e, IC_EINVAL, "model.device = %s: cpu or cuda", c->model_device);
+    if (strcmp(c->session_granularity, "head") != 0 && strcmp(c->session_granularity, "layer") != 0)
+        return ic_error_set(e, IC_EINVAL, "session.granularity = %s: head or layer",
+                            c->session_granularity);
     if (c->session_max_resident > c->session_max_active)
         return ic_error_set(e, IC_EINVAL,
                             "session.max_resident (%lld) is more than session.max_active (%lld)",

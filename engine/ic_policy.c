@@ -20,6 +20,12 @@ const char *ic_policy_names(void)
     return "full, streaming, saddle, saddle-paper, window, h2o, snapkv, recent-frames";
 }
 
+/* "None" where the policy has none anyway is the same setting, and one value. */
+static int settled(int value, int own)
+{
+    return value == 0 || (value < 0 && own == 0) ? own : value;
+}
+
 void ic_policy_settle(ic_session_config *c)
 {
     const ic_policy *p = ic_policy_find(c->policy);
@@ -27,8 +33,9 @@ void ic_policy_settle(ic_session_config *c)
     c->frames = c->frames ? c->frames : IC_POLICY_FRAMES;
     if (!p)
         return;
-    c->recent_pct = c->recent_pct ? c->recent_pct : p->recent_pct;
-    c->bias_pct = c->bias_pct ? c->bias_pct : p->bias_pct;
+    c->recent_pct = settled(c->recent_pct, p->recent_pct);
+    c->bias_pct = settled(c->bias_pct, p->bias_pct);
+    c->smooth_pct = settled(c->smooth_pct, p->smooth_pct);
     c->pool = c->pool ? c->pool : p->pool;
 }
 
@@ -59,5 +66,5 @@ int ic_policy_answer_row(const ic_policy *p, const ic_session_config *c, int use
 
 int ic_policy_recent(const ic_session_config *c)
 {
-    return (int)((int64_t)c->cache_tokens * c->recent_pct / 100);
+    return c->recent_pct > 0 ? (int)((int64_t)c->cache_tokens * c->recent_pct / 100) : 0;
 }

@@ -15,12 +15,21 @@ enum { IC_POLICY_CLOSERS = 8 };
 /* Rows of the retrieval window, and frame groups of recent-frames, where nothing is said. */
 enum { IC_POLICY_WINDOW = 32, IC_POLICY_FRAMES = 4 };
 
+/* Settings that a policy can have a use for, as sets. */
+#define IC_USES(setting) (UINT32_C(1) << (setting))
+#define IC_USES_SINKS    IC_USES(IC_SET_SINKS)
+#define IC_USES_RECENT   IC_USES(IC_SET_RECENT)
+#define IC_USES_SCORES                                                                             \
+    (IC_USES(IC_SET_WINDOW) | IC_USES(IC_SET_SMOOTH) | IC_USES(IC_SET_POOL)                        \
+     | IC_USES(IC_SET_PER_LAYER))
+
 typedef struct ic_policy {
     const char *name;
     ic_score_kind score; /* what its plans choose by */
     /* Its own values of the settings of that name (ic_session_config), where nothing else is said.
      */
-    int recent_pct, bias_pct, pool;
+    int recent_pct, bias_pct, smooth_pct, pool;
+    uint32_t settings; /* that it has a use for: IC_USES */
     /* What is to stay. NULL: everything; then `refuse` says what does not fit. */
     void (*plan)(const ic_session_config *c, ic_plan *plan);
     /* IC_ELIMIT when `rows` more rows do not fit beside `used`. NULL: room is made. */

@@ -17,5 +17,6 @@ const ic_policy ic_policy_h2o = {.name = "h2o",
                                  .score = IC_SCORE_SUM,
                                  .recent_pct = 50,
                                  .pool = 1,
+                                 .settings = IC_USES_RECENT | IC_USES(IC_SET_PER_LAYER),
                                  .plan = build_plan,
                                  .every_token = true};

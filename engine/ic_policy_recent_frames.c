@@ -12,5 +12,9 @@ static void build_plan(const ic_session_config *c, ic_plan *plan)
                       .text = ic_policy_recent(c)};
 }
 
-const ic_policy ic_policy_recent_frames = {
-    .name = "recent-frames", .recent_pct = 50, .plan = build_plan, .every_chunk = true};
+const ic_policy ic_policy_recent_frames = {.name = "recent-frames",
+                                           .recent_pct = 50,
+                                           .settings = IC_USES_SINKS | IC_USES_RECENT
+                                                       | IC_USES(IC_SET_FRAMES),
+                                           .plan = build_plan,
+                                           .every_chunk = true};

@@ -26,11 +26,14 @@ static void build_plan(const ic_session_config *c, ic_plan *plan)
                       .per_layer = c->per_layer};
 }
 
+enum { USES = IC_USES_SINKS | IC_USES_RECENT | IC_USES_SCORES | IC_USES(IC_SET_BIAS) };
+
 const ic_policy ic_policy_saddle = {.name = "saddle",
                                     .score = IC_SCORE_WINDOW,
                                     .recent_pct = 50,
                                     .bias_pct = 100,
                                     .pool = 15,
+                                    .settings = USES,
                                     .plan = build_plan};
 
 const ic_policy ic_policy_saddle_paper = {.name = "saddle-paper",
@@ -38,4 +41,5 @@ const ic_policy ic_policy_saddle_paper = {.name = "saddle-paper",
                                           .recent_pct = 50,
                                           .bias_pct = 100,
                                           .pool = 1,
+                                          .settings = USES,
                                           .plan = build_plan};

@@ -15,5 +15,8 @@ static void build_plan(const ic_session_config *c, ic_plan *plan)
                       .per_layer = c->per_layer};
 }
 
-const ic_policy ic_policy_snapkv = {
-    .name = "snapkv", .score = IC_SCORE_WINDOW, .pool = 5, .plan = build_plan};
+const ic_policy ic_policy_snapkv = {.name = "snapkv",
+                                    .score = IC_SCORE_WINDOW,
+                                    .pool = 5,
+                                    .settings = IC_USES_SCORES,
+                                    .plan = build_plan};

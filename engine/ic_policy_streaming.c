@@ -8,4 +8,5 @@ static void build_plan(const ic_session_config *c, ic_plan *plan)
     *plan = (ic_plan){.budget = c->cache_tokens, .sinks = c->sinks};
 }
 
-const ic_policy ic_policy_streaming = {.name = "streaming", .plan = build_plan};
+const ic_policy ic_policy_streaming = {
+    .name = "streaming", .settings = IC_USES_SINKS, .plan = build_plan};

@@ -1,122 +1,17 @@
 #include "engine/ic_session.h"
 
-#include <stdio.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/ic_mem.h"
 #include "engine/ic_session_priv.h"
 
 enum {
-    CACHE_DEFAULT = 8192,
-    CACHE_MIN = 32,
-    CACHE_MAX = 1 << 22,
-    CHUNK_DEFAULT = 512,
-    CHUNK_MIN = 16,
-    SLACK_DEFAULT = 512,
-    SINKS_DEFAULT = 4,
     TEXT_MAX = 1 << 20, /* bytes of one text */
-    FORCED_MAX = 1 << 20,
-    WINDOW_MAX = 128,
-    BIAS_MAX = 100000,
-    POOL_MAX = 63
+    FORCED_MAX = 1 << 20
 };
 
-/* --- configuration ------------------------------------------------------------------------------
+/* --- memory -------------------------------------------------------------------------------------
  */
-
-static int at_most(int value, int limit)
-{
-    return value < limit ? value : limit;
-}
-
-void ic_session_config_default(const ic_engine *engine, int cache_tokens, ic_session_config *config)
-{
-    int budget = cache_tokens;
-    if (budget <= 0) {
-        budget = at_most(CACHE_DEFAULT, engine->info.trained_tokens / 4 * 3);
-        budget = budget > CACHE_MIN ? budget : CACHE_MIN;
-    }
-    int chunk = at_most(CHUNK_DEFAULT, budget / 4);
-    *config = (ic_session_config){
-        .policy = "streaming",
-        .cache_tokens = budget,
-        .chunk_max = chunk > CHUNK_MIN ? chunk : CHUNK_MIN,
-        .slack = at_most(SLACK_DEFAULT, budget / 8),
-        .sinks = SINKS_DEFAULT,
-        .pinned_max = budget / 4,
-        .kv_dtype = engine->kv_dtype,
-        .pending_bytes_max = 64u << 20,
-        .group_tokens_max = at_most(engine->group_tokens_max, budget / 2),
-        .window = IC_POLICY_WINDOW,
-        .frames = IC_POLICY_FRAMES,
-    };
-}
-
-static int group_tokens(const ic_engine *engine, const ic_session_config *c)
-{
-    if (c->group_tokens_max > 0)
-        return c->group_tokens_max;
-    return at_most(engine->group_tokens_max, c->cache_tokens / 2);
-}
-
-static int check_range(const char *name, int value, int low, int high, ic_error *e)
-{
-    if (value >= low && value <= high)
-        return IC_OK;
-    return ic_error_set(e, IC_EINVAL, "%s %d is not in %d .. %d", name, value, low, high);
-}
-
-static int check_policy_settings(const ic_session_config *c, ic_error *e)
-{
-    int rc = check_range("window", c->window, 0, WINDOW_MAX, e);
-    if (!rc)
-        rc = check_range("recent_pct", c->recent_pct, 0, 100, e);
-    if (!rc)
-        rc = check_range("bias_pct", c->bias_pct, -1, BIAS_MAX, e);
-    if (!rc)
-        rc = check_range("smooth_pct", c->smooth_pct, 0, 99, e);
-    if (!rc)
-        rc = check_range("pool", c->pool, 0, POOL_MAX, e);
-    if (!rc)
-        rc = check_range("per_layer", c->per_layer, 0, 1, e);
-    if (!rc)
-        rc = check_range("frames", c->frames, 0, CACHE_MAX, e);
-    if (!rc && c->pool && c->pool % 2 == 0)
-        rc = ic_error_set(e, IC_EINVAL, "pool %d is not odd", c->pool);
-    return rc;
-}
-
-int ic_session_config_check(const ic_engine *engine, const ic_session_config *c, ic_error *e)
-{
-    if (!memchr(c->policy, 0, sizeof c->policy) || !ic_policy_find(c->policy))
-        return ic_error_set(e, IC_EINVAL, "unknown cache policy \"%.23s\"; known: %s", c->policy,
-                            ic_policy_names());
-    if (c->cache_tokens < CACHE_MIN || c->cache_tokens > CACHE_MAX)
-        return ic_error_set(e, IC_EINVAL, "cache_tokens %d is not in %d .. %d", c->cache_tokens,
-                            CACHE_MIN, CACHE_MAX);
-    if (c->chunk_max < CHUNK_MIN || c->chunk_max > CACHE_MAX)
-        return ic_error_set(e, IC_EINVAL, "chunk_max %d is not in %d .. %d", c->chunk_max,
-                            CHUNK_MIN, CACHE_MAX);
-    if (c->slack < 0 || c->slack > CACHE_MAX)
-        return ic_error_set(e, IC_EINVAL, "slack %d is not in 0 .. %d", c->slack, CACHE_MAX);
-    int64_t slots = (int64_t)c->cache_tokens + c->chunk_max + c->slack;
-    if (slots > engine->info.trained_tokens)
-        return ic_error_set(e, IC_EINVAL,
-                            "cache_tokens + chunk_max + slack = %lld exceeds the %d positions that "
-                            "%s was trained on; make cache_tokens smaller",
-                            (long long)slots, engine->info.trained_tokens, engine->info.model_name);
-    if (c->sinks < 0 || c->pinned_max < 0 || (int64_t)c->sinks + c->pinned_max >= c->cache_tokens)
-        return ic_error_set(e, IC_EINVAL,
-                            "sinks %d + pinned_max %d leave nothing of cache_tokens %d", c->sinks,
-                            c->pinned_max, c->cache_tokens);
-    if (c->kv_dtype != IC_F32 && c->kv_dtype != IC_BF16)
-        return ic_error_set(e, IC_EINVAL, "the cache's dtype must be f32 or bf16");
-    if (c->group_tokens_max < 0 || c->group_tokens_max > engine->group_tokens_max)
-        return ic_error_set(e, IC_EINVAL, "group_tokens_max %d is not in 0 .. %d",
-                            c->group_tokens_max, engine->group_tokens_max);
-    return check_policy_settings(c, e);
-}
 
 static ic_slab_desc slab_desc(const ic_engine *engine, const ic_session_config *c)
 {
@@ -132,7 +27,7 @@ static ic_slab_desc slab_desc(const ic_engine *engine, const ic_session_config *
 static size_t level_bytes(const ic_engine *engine, const ic_session_config *c)
 {
     size_t levels = 1 + (size_t)engine->config.vision.deepstack_count;
-    return levels * (size_t)group_tokens(engine, c) * (size_t)engine->config.text.hidden
+    return levels * (size_t)ic_session_group_tokens(engine, c) * (size_t)engine->config.text.hidden
            * sizeof(float);
 }
 
@@ -165,20 +60,6 @@ size_t ic_session_memory(const ic_engine *engine, const ic_session_config *confi
            + sizeof(ic_session) + scores + window_bytes(engine, config);
 }
 
-void ic_session_meaning(const ic_engine *engine, const ic_session_config *config, char hex[33])
-{
-    char text[320];
-    ic_session_config settled = *config, *c = &settled;
-    ic_policy_settle(c);
-    int n = snprintf(text, sizeof text, "%s/%d/%.23s/%d/%d/%d/%d/%d/%s/%d/%d/%d/%d/%d/%d/%d/%d",
-                     engine->info.meaning, IC_SESSION_STATE_VERSION, c->policy, c->cache_tokens,
-                     c->chunk_max, c->slack, c->sinks, c->pinned_max, ic_dtype_name(c->kv_dtype),
-                     group_tokens(engine, c), c->window, c->recent_pct, c->bias_pct, c->smooth_pct,
-                     c->pool, c->per_layer, c->frames);
-    XXH128_hash_t h = XXH3_128bits(text, (size_t)n);
-    snprintf(hex, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
-}
-
 /* --- life ---------------------------------------------------------------------------------------
  */
 
@@ -189,7 +70,8 @@ int ic_session_level_count(const ic_session *s)
 
 static int make_levels(ic_session *s, ic_error *e)
 {
-    int64_t tokens = group_tokens(s->engine, &s->config), hidden = s->engine->config.text.hidden;
+    int64_t tokens = ic_session_group_tokens(s->engine, &s->config),
+            hidden = s->engine->config.text.hidden;
     s->level_data = ic_device_alloc(s->engine->device, level_bytes(s->engine, &s->config));
     if (!s->level_data)
         return ic_error_set(e, IC_ENOMEM, "no memory for the embeddings of a frame group of %d",
@@ -207,8 +89,8 @@ static int make_scores(ic_session *s, ic_error *e)
 {
     const ic_text_config *t = &s->engine->config.text;
     int64_t rows = s->config.window, cols = (int64_t)t->heads * t->head_dim;
-    int rc =
-        ic_slab_keep_scores(s->slab, s->policy->score, (float)s->config.smooth_pct / 100.0f, e);
+    float smooth = s->config.smooth_pct > 0 ? (float)s->config.smooth_pct / 100.0f : 0.0f;
+    int rc = ic_slab_keep_scores(s->slab, s->policy->score, smooth, e);
     if (rc || s->policy->score != IC_SCORE_WINDOW)
         return rc;
     s->window_data = ic_device_alloc(s->engine->device, window_bytes(s->engine, &s->config));
@@ -234,8 +116,8 @@ int ic_session_new(ic_session **out, ic_engine *engine, const ic_session_config 
     ic_session *s = ic_alloc(sizeof *s);
     s->engine = engine;
     s->config = *config;
-    s->config.group_tokens_max = group_tokens(engine, config);
-    ic_policy_settle(&s->config);
+    s->config.group_tokens_max = ic_session_group_tokens(engine, config);
+    ic_session_config_settle(&s->config);
     s->policy = ic_policy_find(config->policy);
     s->grammar = ic_grammar_state_new(engine->grammar);
     s->seen = ic_alloc(seen_bytes(engine));

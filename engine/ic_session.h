@@ -25,9 +25,9 @@ typedef struct ic_session_config {
                              default */
     /* Settings of policies; 0 leaves a setting to the policy (docs/policies.md). Ours, all. */
     int window;     /* last rows of a chunk whose attention scores the others: L; 0: 32 */
-    int recent_pct; /* of the budget, for the newest rows (recent-frames: for text) */
+    int recent_pct; /* of the budget, for the newest rows (recent-frames: for text); -1: none */
     int bias_pct;   /* lambda of the age bias in hundredths; -1: none */
-    int smooth_pct; /* of the old score in a row's new one; 0: none */
+    int smooth_pct; /* of the old score in a row's new one; -1: none */
     int pool;       /* scores are means over so many neighbours; odd; 1: none */
     int per_layer;  /* 1: all kv heads of a layer keep the same rows; 0: each its own */
     int frames;     /* groups that recent-frames keeps; 0: 4 */
@@ -36,6 +36,38 @@ typedef struct ic_session_config {
 /* Sensible values for this model: budget cache_tokens (0: a default within the trained length). */
 void ic_session_config_default(const ic_engine *engine, int cache_tokens,
                                ic_session_config *config);
+
+/* The settings of policies by number: bits of a set are 1 << IC_SET_... */
+typedef enum ic_setting {
+    IC_SET_SINKS,
+    IC_SET_WINDOW,
+    IC_SET_RECENT,
+    IC_SET_BIAS,
+    IC_SET_SMOOTH,
+    IC_SET_POOL,
+    IC_SET_PER_LAYER,
+    IC_SET_FRAMES,
+    IC_SETTINGS
+} ic_setting;
+const char *ic_setting_name(ic_setting setting); /* Borrows: static */
+/* Replaces what is left to the policy by the policy's own values. Settled ones stay. */
+void ic_session_config_settle(ic_session_config *c);
+/* The same with the values that policies had when these settings were not written down yet. */
+void ic_session_config_settle_old(ic_session_config *c);
+/* Copies the settings of the set `given`. */
+void ic_session_config_take(ic_session_config *to, const ic_session_config *from, uint32_t given);
+/* IC_EINVAL names the first setting of the set that the policy has no use for. */
+IC_MUST_CHECK int ic_session_config_check_used(const ic_session_config *c, uint32_t given,
+                                               ic_error *e);
+/* The set of settings that its policy has a use for. */
+uint32_t ic_session_config_used(const ic_session_config *c);
+/* Settings as bytes, a count first: a later build reads what an earlier one wrote, and leaves what
+ * that did not know as it is in *c. IC_EVERSION: more than this build knows; IC_EFORMAT. */
+int ic_session_config_save_settings(const ic_session_config *c, ic_buf *out);
+IC_MUST_CHECK int ic_session_config_load_settings(ic_session_config *c, ic_cursor *in, ic_error *e);
+/* What differs, as text: "window 32, now 16; pool 15, now 1"; empty: nothing does. */
+void ic_session_config_differ(const ic_session_config *was, const ic_session_config *is, char *text,
+                              size_t size);
 
 /* IC_EINVAL names what is out of range, as ic_session_new would. Any thread. */
 IC_MUST_CHECK int ic_session_config_check(const ic_engine *engine, const ic_session_config *config,
@@ -110,7 +142,7 @@ ic_slab *ic_session_slab(ic_session *s);       /* Borrows; tests and bench */
  * saved too if small, else IC_EBUSY: see pending_groups) is written whole; cache rows only once.
  * The bytes carry a version. A session in mid-answer may be saved: between steps everything is
  * consistent. */
-enum { IC_SESSION_STATE_VERSION = 2 };
+enum { IC_SESSION_STATE_VERSION = 3, IC_SESSION_STATE_OLDEST = 2 }; /* read */
 IC_MUST_CHECK int ic_session_save_state(const ic_session *s, ic_buf *out, ic_error *e);
 /* As ic_slab_save_rows: pieces of at most about max_bytes; *cursor starts at 0. */
 IC_MUST_CHECK int ic_session_save_rows(const ic_session *s, bool all, uint64_t *cursor,

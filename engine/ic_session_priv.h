@@ -81,6 +81,7 @@ struct ic_session {
 };
 
 int ic_session_level_count(const ic_session *s);
+int ic_session_group_tokens(const ic_engine *engine, const ic_session_config *c);
 
 /* --- one slice, ic_chunk.c ----------------------------------------------------------------------
  */

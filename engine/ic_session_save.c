@@ -4,9 +4,11 @@
 /* state:    "ICSS" version | config | counters | blob seen (bitmap of the vocabulary) |
  *           blob grammar | answer | u8 has_half, input | u32 count, inputs that wait |
  *           u8 open, input going in, u32 rows, u32 at, rows | blob slot tables | scores | window
- * config:   blob policy | u32 cache_tokens, chunk_max, slack, sinks, pinned_max, kv_dtype,
+ * config:   blob policy | u32 cache_tokens, chunk_max, slack, pinned_max, kv_dtype,
+ *           group_tokens_max | u32 count, settings in the order of ic_setting | u32 vocab
+ *           (version 2: u32 cache_tokens, chunk_max, slack, sinks, pinned_max, kv_dtype,
  *           group_tokens_max, window, recent_pct, bias_pct, smooth_pct, pool, per_layer, frames,
- *           vocab
+ *           vocab)
  * counters: u64 tokens, evicted_tokens, evicted_groups, frames, groups, turn |
  *           u32 prompt_tokens, cached_tokens, pinned | u8 turn_open
  * answer:   u8 phase | sampling | u8 cancelled, told | u32 last, entered, tokens, count |
@@ -94,23 +96,12 @@ static void save_counters(const ic_session *s, ic_buf *b)
 static void save_config(const ic_session *s, ic_buf *b)
 {
     const ic_session_config *c = &s->config;
-    const int numbers[] = {c->cache_tokens,
-                           c->chunk_max,
-                           c->slack,
-                           c->sinks,
-                           c->pinned_max,
-                           (int)c->kv_dtype,
-                           c->group_tokens_max,
-                           c->window,
-                           c->recent_pct,
-                           c->bias_pct,
-                           c->smooth_pct,
-                           c->pool,
-                           c->per_layer,
-                           c->frames};
+    const int numbers[] = {c->cache_tokens, c->chunk_max,     c->slack,
+                           c->pinned_max,   (int)c->kv_dtype, c->group_tokens_max};
     ic_buf_blob(b, c->policy, (uint32_t)strlen(c->policy));
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         ic_buf_u32(b, (uint32_t)numbers[i]);
+    ic_session_config_save_settings(c, b);
     ic_buf_u32(b, (uint32_t)s->engine->config.text.vocab);
 }
 
@@ -228,6 +219,7 @@ typedef struct reader {
     ic_cursor c;
     ic_error *e;
     int vocab;
+    uint32_t version;
 } reader;
 
 static int garbled(reader *r, const char *what)
@@ -346,34 +338,56 @@ static int load_input(const ic_session *s, reader *r, ic_input *in)
     return IC_OK;
 }
 
+/* Version 2 had its settings without a count, and the sinks among the numbers before them. */
+static void load_config_old(reader *r, ic_session_config *was)
+{
+    int *numbers[] = {&was->cache_tokens, &was->chunk_max, &was->slack, &was->sinks,
+                      &was->pinned_max};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        *numbers[i] = (int)ic_cursor_u32(&r->c);
+    was->kv_dtype = (ic_dtype)ic_cursor_u32(&r->c);
+    int *settings[] = {&was->group_tokens_max, &was->window, &was->recent_pct, &was->bias_pct,
+                       &was->smooth_pct,       &was->pool,   &was->per_layer,  &was->frames};
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
+        *settings[i] = (int)ic_cursor_u32(&r->c);
+}
+
+static int load_config_new(reader *r, ic_session_config *was)
+{
+    was->cache_tokens = (int)ic_cursor_u32(&r->c);
+    was->chunk_max = (int)ic_cursor_u32(&r->c);
+    was->slack = (int)ic_cursor_u32(&r->c);
+    was->pinned_max = (int)ic_cursor_u32(&r->c);
+    was->kv_dtype = (ic_dtype)ic_cursor_u32(&r->c);
+    was->group_tokens_max = (int)ic_cursor_u32(&r->c);
+    return ic_session_config_load_settings(was, &r->c, r->e);
+}
+
 static int load_config(const ic_session *s, reader *r)
 {
-    const ic_session_config *c = &s->config;
-    const int numbers[] = {c->cache_tokens,
-                           c->chunk_max,
-                           c->slack,
-                           c->sinks,
-                           c->pinned_max,
-                           (int)c->kv_dtype,
-                           c->group_tokens_max,
-                           c->window,
-                           c->recent_pct,
-                           c->bias_pct,
-                           c->smooth_pct,
-                           c->pool,
-                           c->per_layer,
-                           c->frames};
+    ic_session_config was = {.policy = ""};
     uint32_t bytes = 0;
+    int rc = IC_OK;
     const char *policy = ic_cursor_blob(&r->c, &bytes);
-    bool same = policy && bytes == strlen(c->policy) && memcmp(policy, c->policy, bytes) == 0;
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        same &= ic_cursor_u32(&r->c) == (uint32_t)numbers[i];
-    same &= ic_cursor_u32(&r->c) == (uint32_t)r->vocab;
+    if (!policy || bytes >= sizeof was.policy)
+        return garbled(r, "its configuration");
+    memcpy(was.policy, policy, bytes);
+    if (r->version == IC_SESSION_STATE_OLDEST)
+        load_config_old(r, &was);
+    else
+        rc = load_config_new(r, &was);
+    if (rc)
+        return rc;
+    bool vocab = ic_cursor_u32(&r->c) == (uint32_t)r->vocab;
     if (r->c.status)
         return garbled(r, "its configuration");
-    return same ? IC_OK
-                : ic_error_set(r->e, IC_EMISMATCH,
-                               "the state was saved under another cache configuration or model");
+    char differs[IC_ERROR_TEXT];
+    ic_session_config_differ(&was, &s->config, differs, sizeof differs);
+    if (differs[0])
+        return ic_error_set(r->e, IC_EMISMATCH, "the state was saved under other settings: %s",
+                            differs);
+    return vocab ? IC_OK
+                 : ic_error_set(r->e, IC_EMISMATCH, "the state was saved under another model");
 }
 
 static int load_counters(ic_session *s, reader *r)
@@ -635,10 +649,11 @@ int ic_session_load_state(ic_session *s, const void *state, size_t bytes, ic_err
     ic_cursor_init(&r.c, state, bytes);
     if (ic_cursor_u32(&r.c) != MAGIC)
         return garbled(&r, "it does not begin as one");
-    uint32_t version = ic_cursor_u32(&r.c);
-    if (version != IC_SESSION_STATE_VERSION)
-        return ic_error_set(e, IC_EVERSION, "a session's state of version %u; this build reads %d",
-                            version, IC_SESSION_STATE_VERSION);
+    r.version = ic_cursor_u32(&r.c);
+    if (r.version < IC_SESSION_STATE_OLDEST || r.version > IC_SESSION_STATE_VERSION)
+        return ic_error_set(e, IC_EVERSION,
+                            "a session's state of version %u; this build reads %d to %d", r.version,
+                            IC_SESSION_STATE_OLDEST, IC_SESSION_STATE_VERSION);
     int rc = load_config(s, &r);
     if (!rc)
         rc = load_counters(s, &r);

@@ -209,6 +209,10 @@ static void wrong_starts_are_explained(void **state)
     refused_start(&other, tiny_model(), open_port, "CURVE");
     static const char *const bad_policy[] = {"session.policy=magic", NULL};
     refused_start(&other, tiny_model(), bad_policy, "magic");
+    static const char *const even_pool[] = {"session.policy=saddle", "session.pool=4", NULL};
+    refused_start(&other, tiny_model(), even_pool, "take 3 or 5");
+    static const char *const no_use[] = {"session.bias=0.5", NULL};
+    refused_start(&other, tiny_model(), no_use, "has no use for bias");
     daemon_process public_folder = other;
     snprintf(public_folder.endpoint, sizeof public_folder.endpoint, "ipc:///tmp/infchat-x.s");
     refused_start(&public_folder, tiny_model(), NULL, "not private");
@@ -216,6 +220,85 @@ static void wrong_starts_are_explained(void **state)
     talker *t = connect_talker(&d);
     ic_wire_msg_init(&m, IC_WIRE_STATUS);
     must(t, &m, &reply);
+    ic_wire_msg_fini(&reply);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
+/* A session's settings of its policy: what is given, what the server's configuration says for its
+ * own policy, and the policy's own values for the rest; they survive a restart under other
+ * defaults. What is out of range or of no use is refused with the cure. */
+static void policies_have_settings(void **state)
+{
+    (void)state;
+    daemon_process d;
+    prepare(&d, "policies");
+    static const char *const defaults[] = {"session.policy=saddle", "session.window=16",
+                                           "session.bias=0", NULL};
+    start_daemon(&d, tiny_model(), defaults);
+    talker *t = connect_talker(&d);
+    ic_wire_msg m, reply;
+    char id[2][64];
+    for (int i = 0; i < 2; i++) {
+        ic_wire_settings wish = {0};
+        ic_wire_put(&wish, settings, pool, 5);
+        ic_wire_put(&wish, settings, granularity, IC_WIRE_GRANULARITY_LAYER);
+        ic_wire_msg_init(&m, IC_WIRE_NEW);
+        ic_wire_put(&m.new, new, settings, wish);
+        if (i == 1)
+            ic_wire_put(&m.new, new, policy, "snapkv");
+        must(t, &m, &reply);
+        snprintf(id[i], sizeof id[i], "%s", reply.ok.session);
+        ic_wire_msg_fini(&reply);
+    }
+    static const struct {
+        const char *policy, *names;
+        uint64_t sinks, pool, window;
+        int granularity;
+    } wrong[] = {{"saddle", "take 3 or 5", 0, 4, 0, 0},
+                 {"saddle", "window 500 is not in 0 .. 128", 0, 0, 500, 0},
+                 {"saddle", "sinks", 1000000, 0, 0, 0},
+                 {"streaming", "has no use for pool", 0, 3, 0, 0}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        ic_wire_settings wish = {0};
+        if (wrong[i].sinks)
+            ic_wire_put(&wish, settings, sinks, wrong[i].sinks);
+        if (wrong[i].pool)
+            ic_wire_put(&wish, settings, pool, wrong[i].pool);
+        if (wrong[i].window)
+            ic_wire_put(&wish, settings, window, wrong[i].window);
+        ic_wire_msg_init(&m, IC_WIRE_NEW);
+        ic_wire_put(&m.new, new, policy, wrong[i].policy);
+        ic_wire_put(&m.new, new, settings, wish);
+        request(t, &m, &reply);
+        assert_int_equal(reply.verb, IC_WIRE_ERROR);
+        assert_string_equal(reply.error.code, "INVALID");
+        assert_non_null(strstr(reply.error.message, wrong[i].names));
+        ic_wire_msg_fini(&reply);
+    }
+    answer a = ask(t, id[0], "What is this?", 20);
+    free(a.text);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    start_daemon(&d, tiny_model(), NULL);
+    t = connect_talker(&d);
+    for (int i = 0; i < 2; i++) {
+        simple(t, IC_WIRE_SHOW, id[i], &reply);
+        const ic_wire_settings *s = &reply.ok.info.settings;
+        assert_string_equal(reply.ok.info.policy, i ? "snapkv" : "saddle");
+        assert_int_equal(s->pool, 5);
+        assert_int_equal(s->granularity, IC_WIRE_GRANULARITY_LAYER);
+        assert_int_equal(s->window, i ? 32 : 16);
+        assert_int_equal(ic_wire_has(s, settings, bias), i == 0);
+        assert_int_equal(ic_wire_has(s, settings, recent_pct), i == 0);
+        if (i == 0) {
+            assert_true(s->bias == 0);
+            assert_int_equal(s->recent_pct, 50);
+        }
+        ic_wire_msg_fini(&reply);
+    }
+    simple(t, IC_WIRE_RESUME, id[0], &reply);
+    assert_int_equal(reply.verb, IC_WIRE_OK);
     ic_wire_msg_fini(&reply);
     disconnect_talker(&t);
     stop_daemon(&d);
@@ -330,6 +413,7 @@ int main(void)
         cmocka_unit_test(silent_clients_are_forgotten),
         cmocka_unit_test(slow_readers_lose_nothing),
         cmocka_unit_test(wrong_starts_are_explained),
+        cmocka_unit_test(policies_have_settings),
         cmocka_unit_test(sessions_with_settings),
         cmocka_unit_test(stopping_is_told),
         cmocka_unit_test(tcp_on_loopback),

@@ -135,7 +135,14 @@ static void configurations_come_back(void **state)
                                        .pinned_max = 99,
                                        .kv_dtype = IC_BF16,
                                        .pending_bytes_max = 1ULL << 33,
-                                       .group_tokens_max = 36};
+                                       .group_tokens_max = 36,
+                                       .window = 16,
+                                       .recent_pct = 25,
+                                       .bias_pct = -1,
+                                       .smooth_pct = 30,
+                                       .pool = 7,
+                                       .per_layer = 1,
+                                       .frames = 2};
         snprintf(c.engine.policy, sizeof c.engine.policy, "streaming");
         snprintf(c.model, sizeof c.model, "demo");
         c.system = round ? ic_strdup("Be brief.") : NULL;
@@ -158,6 +165,55 @@ static void configurations_come_back(void **state)
     }
 }
 
+/* A record of version 1, which left the settings to the policy, is read with the values that the
+ * policies had then; one of a later build, with a setting unknown here, is refused. */
+static void old_configurations_are_read(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *policy;
+        int recent_pct, bias_pct, pool;
+    } rows[] = {{"saddle", 50, 100, 15}, {"saddle-paper", 50, 100, 1}, {"h2o", 50, 0, 1},
+                {"snapkv", 0, 0, 5},     {"recent-frames", 50, 0, 0},  {"streaming", 0, 0, 0}};
+    const uint32_t numbers[] = {1000, 128, 64, 4, 99, IC_BF16};
+    ic_talk_config c;
+    ic_error e = {0};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        ic_buf bytes = {0};
+        ic_buf_u8(&bytes, 1);
+        ic_buf_blob(&bytes, rows[i].policy, (uint32_t)strlen(rows[i].policy));
+        for (int n = 0; n < 6; n++)
+            ic_buf_u32(&bytes, numbers[n]);
+        ic_buf_u64(&bytes, 1 << 20);
+        ic_buf_u32(&bytes, 36);
+        for (int n = 0; n < 7; n++) /* sampling */
+            ic_buf_u32(&bytes, 0);
+        ic_buf_u8(&bytes, 0);
+        ic_buf_blob(&bytes, "demo", 4);
+        ic_buf_u8(&bytes, 0);
+        ic_buf_blob(&bytes, "", 0);
+        ic_assert_ok(ic_talk_config_decode(&c, bytes.data, bytes.size, &e), &e);
+        assert_string_equal(c.engine.policy, rows[i].policy);
+        assert_string_equal(c.model, "demo");
+        assert_int_equal(c.engine.sinks, 4);
+        assert_int_equal(c.engine.window, 32);
+        assert_int_equal(c.engine.frames, 4);
+        assert_int_equal(c.engine.recent_pct, rows[i].recent_pct);
+        assert_int_equal(c.engine.bias_pct, rows[i].bias_pct);
+        assert_int_equal(c.engine.pool, rows[i].pool);
+        ic_talk_config_fini(&c);
+        ic_buf_fini(&bytes);
+    }
+    ic_buf later = {0};
+    c = (ic_talk_config){.engine = {.policy = "saddle"}};
+    assert_int_equal(ic_talk_config_encode(&c, &later), IC_OK);
+    size_t count_at = 1 + 4 + 6 + 6 * 4 + 8 + 4;
+    assert_int_equal(later.data[count_at], IC_SETTINGS);
+    later.data[count_at]++;
+    assert_int_equal(ic_talk_config_decode(&c, later.data, later.size, &e), IC_EVERSION);
+    ic_buf_fini(&later);
+}
+
 /* A checkpoint's head comes back with the questions that waited. */
 static void heads_come_back(void **state)
 {
@@ -172,7 +228,9 @@ static void heads_come_back(void **state)
                       .seen_at_end = 40,
                       .skipped_at_end = 1,
                       .deduplicated_at_end = 2,
-                      .inexact = true},
+                      .inexact = true,
+                      .meaning = "0123456789abcdef0123456789abcdef",
+                      .config = {.policy = "saddle", .cache_tokens = 77, .pool = 3}},
                  back;
     ic_buf bytes = {0};
     ic_error e = {0};
@@ -184,6 +242,8 @@ static void heads_come_back(void **state)
     assert_int_equal(back.evicted_at_end, 1000);
     assert_int_equal(back.deduplicated_at_end, 2);
     assert_true(back.inexact);
+    assert_string_equal(back.meaning, h.meaning);
+    assert_memory_equal(&back.config, &h.config, sizeof h.config);
     assert_int_equal(back.asks.size, h.asks.size);
     assert_memory_equal(back.asks.data, h.asks.data, h.asks.size);
     ic_buf_fini(&back.asks);
@@ -200,6 +260,7 @@ int main(void)
         cmocka_unit_test(large_frames_come_in_pieces),
         cmocka_unit_test(strange_records_are_refused),
         cmocka_unit_test(configurations_come_back),
+        cmocka_unit_test(old_configurations_are_read),
         cmocka_unit_test(heads_come_back),
     };
     return IC_TEST_RUN(tests);

@@ -57,6 +57,31 @@ static void options_are_read(void **state)
     assert_false(ic_wire_has(&a.media, media, size));
 }
 
+/* Settings of the policy come into their own record; none of them is there unless it is given. */
+static void settings_are_read(void **state)
+{
+    (void)state;
+    ic_cli_args a;
+    ic_error e = {0};
+    ic_assert_ok(parse(&a,
+                       "new --policy saddle --sinks 0 --window 16 --recent-pct 40 --bias 0.25 "
+                       "--smooth-pct 10 --pool 7 --granularity layer",
+                       &e),
+                 &e);
+    assert_true(ic_wire_has(&a.settings, settings, sinks) && a.settings.sinks == 0);
+    assert_int_equal(a.settings.window, 16);
+    assert_int_equal(a.settings.recent_pct, 40);
+    assert_true(a.settings.bias == 0.25);
+    assert_int_equal(a.settings.smooth_pct, 10);
+    assert_int_equal(a.settings.pool, 7);
+    assert_int_equal(a.settings.granularity, IC_WIRE_GRANULARITY_LAYER);
+    assert_false(ic_wire_has(&a.settings, settings, frames));
+    ic_assert_ok(parse(&a, "new --frames 3", &e), &e);
+    assert_int_equal(a.settings.frames, 3);
+    ic_assert_ok(parse(&a, "new", &e), &e);
+    assert_int_equal(a.settings.has, 0);
+}
+
 /* Words go to their places; what follows -- is a word whatever it looks like. */
 static void words_are_read(void **state)
 {
@@ -101,6 +126,9 @@ static void wrong_usage_is_named(void **state)
         {"new --fps 1e400", "--fps"},
         {"new --top-p 1.5", "--top-p 1.5"},
         {"new --seed -1", "--seed -1"},
+        {"new --bias -1", "--bias -1"},
+        {"new --granularity row", "--granularity row"},
+        {"ask 3f9a x --pool 3", "ask takes no --pool"},
         {"new --seed 18446744073709551616", "--seed"},
         {"new --cache-tokens 0", "--cache-tokens 0"},
         {"new --from 1:2:3:4", "--from 1:2:3:4"},
@@ -234,10 +262,11 @@ static void times_are_written(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(options_are_read),        cmocka_unit_test(words_are_read),
-        cmocka_unit_test(wrong_usage_is_named),    cmocka_unit_test(times_are_read),
-        cmocka_unit_test(sources_are_told_apart),  cmocka_unit_test(the_bar_tells),
-        cmocka_unit_test(texts_are_made_harmless), cmocka_unit_test(times_are_written),
+        cmocka_unit_test(options_are_read),  cmocka_unit_test(settings_are_read),
+        cmocka_unit_test(words_are_read),    cmocka_unit_test(wrong_usage_is_named),
+        cmocka_unit_test(times_are_read),    cmocka_unit_test(sources_are_told_apart),
+        cmocka_unit_test(the_bar_tells),     cmocka_unit_test(texts_are_made_harmless),
+        cmocka_unit_test(times_are_written),
     };
     return IC_TEST_RUN(tests);
 }

@@ -373,8 +373,8 @@ static void test_settings(void **state)
     ic_session_meaning(engine, &good, one);
     int *settings[] = {&c.window, &c.recent_pct, &c.bias_pct, &c.smooth_pct,
                        &c.pool,   &c.per_layer,  &c.frames};
-    static const char *const names[] = {"window", "recent_pct", "bias_pct", "smooth_pct",
-                                        "pool",   "per_layer",  "frames"};
+    static const char *const names[] = {"window", "recent_pct",  "bias",  "smooth_pct",
+                                        "pool",   "granularity", "frames"};
     static const int other_values[] = {16, 33, 77, 9, 5, 1, 2};
     for (int i = 0; i < 7; i++) {
         c = good;

@@ -229,6 +229,21 @@ static void test_meaning(void **state)
         assert_string_not_equal(a, b);
         --*settings[i];
     }
+    snprintf(c.policy, sizeof c.policy, "saddle");
+    ic_session_meaning(engine, &c, a);
+    int *own[] = {&c.window, &c.recent_pct, &c.bias_pct, &c.smooth_pct,
+                  &c.pool,   &c.per_layer,  &c.frames};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        int before = *own[i];
+        *own[i] = before ? before + 2 : 1;
+        ic_session_meaning(engine, &c, b);
+        assert_string_not_equal(a, b);
+        *own[i] = before;
+    }
+    ic_session_config settled = c;
+    ic_session_config_settle(&settled);
+    ic_session_meaning(engine, &settled, b);
+    assert_string_equal(a, b);
     ic_engine *other = ic_test_engine("gqa2_text_f32", NULL, 1);
     ic_session_meaning(other, &c, b);
     assert_string_not_equal(a, b);
@@ -256,6 +271,8 @@ static void test_refusals(void **state)
 
     s = ic_test_session(engine, NULL, 300);
     assert_int_equal(ic_session_load_state(s, c.state.data, c.state.size, &e), IC_EMISMATCH);
+    assert_non_null(strstr(e.text, "cache_tokens 256, now 300"));
+    assert_null(strstr(e.text, "sinks"));
     ic_session_destroy(&s);
 
     s = ic_test_session(engine, NULL, 256);
@@ -391,6 +408,60 @@ static void test_fuzz_seeds(void **state)
     ic_engine_close(&engine);
 }
 
+/* States of the versions before this one are read, and go on. */
+static void test_old_states(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"saddle_step20", "saddle_step8", "streaming_step20",
+                                        "streaming_queued"};
+    ic_engine *engine = ic_test_engine("gqa2_text_f32", NULL, 1);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        ic_error e = {0};
+        size_t bytes = 0;
+        char policy[16] = "";
+        char *path = ic_strf("%s/tests/data/session_state_v2/%s", IC_SOURCE_DIR, names[i]);
+        char *data = ic_test_read_file(path, &bytes);
+        assert_non_null(data);
+        assert_int_equal(data[4], IC_SESSION_STATE_OLDEST);
+        sscanf(names[i], "%15[a-z]", policy);
+        ic_session *s = ic_test_session(engine, policy, SEED_BUDGET);
+        ic_assert_ok(ic_session_load_state(s, data, bytes, &e), &e);
+        ic_session_destroy(&s);
+        ic_session_config c;
+        ic_session_config_default(engine, SEED_BUDGET, &c);
+        snprintf(c.policy, sizeof c.policy, "%s", policy);
+        c.window = 16;
+        ic_assert_ok(ic_session_new(&s, engine, &c, &e), &e);
+        assert_int_equal(ic_session_load_state(s, data, bytes, &e), IC_EMISMATCH);
+        assert_non_null(strstr(e.text, "window 32, now 16"));
+        ic_session_destroy(&s);
+        ic_free(data);
+        ic_free(path);
+    }
+    ic_engine_close(&engine);
+}
+
+/* What a checkpoint of an earlier build is known by has not changed: of default settings, these. */
+static void test_old_meanings(void **state)
+{
+    (void)state;
+    ic_engine *engine = ic_test_engine("gqa2_text_f32", NULL, 1);
+    static const char *const rows[][2] = {{"streaming", "52070c6c374dab528d3e8fa6271297f5"},
+                                          {"saddle", "a97c6d33695c1c6cd51df814e9ba7994"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        ic_session_config c;
+        char hex[33];
+        ic_session_config_default(engine, SEED_BUDGET, &c);
+        snprintf(c.policy, sizeof c.policy, "%s", rows[i][0]);
+        ic_session_meaning(engine, &c, hex);
+        assert_string_equal(hex, rows[i][1]);
+        c.bias_pct = -1;
+        ic_session_meaning(engine, &c, hex); /* of a policy without a bias, that is no change */
+        assert_int_equal(strcmp(hex, rows[i][1]) == 0, i == 0);
+    }
+    ic_engine_close(&engine);
+}
+
 static int write_seeds(const char *dir)
 {
     ic_engine *engine = ic_test_engine("gqa2_text_f32", NULL, 1);
@@ -423,7 +494,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_anywhere),       cmocka_unit_test(test_stats),
         cmocka_unit_test(test_meaning),        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_too_much_waits), cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_fuzz_seeds),
+        cmocka_unit_test(test_fuzz_seeds),     cmocka_unit_test(test_old_states),
+        cmocka_unit_test(test_old_meanings),
     };
     return IC_TEST_RUN(tests);
 }

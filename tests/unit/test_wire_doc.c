@@ -139,7 +139,7 @@ static void field_tables_are_the_code(void **state)
             fail_msg("docs/protocol.md has no table for %s", ic_wire_verb_name(v));
     }
     static const char *const parts[] = {"sampling",     "usage",       "media_info", "turn_info",
-                                        "session_info", "status_info", "limits"};
+                                        "session_info", "status_info", "limits",     "settings"};
     assert_int_equal(seen_count, IC_WIRE_VERB_COUNT - 1 + sizeof parts / sizeof *parts);
 }
 
