@@ -259,15 +259,27 @@ static void send_ask(replay *r, bool ended)
     t->replay_answers += ended;
 }
 
+/* Frames that were left out are in no record: those that an answer told of are known from it. */
+static void replay_told(ic_talk_head *h, const ic_talk_told *told)
+{
+    h->evicted_at_end = told->evicted;
+    h->skipped_at_end = told->skipped;
+    h->deduplicated_at_end = told->deduplicated;
+    if (h->skipped < told->skipped)
+        h->skipped = told->skipped;
+    if (h->deduplicated < told->deduplicated)
+        h->deduplicated = told->deduplicated;
+}
+
 static int replay_end(replay *r, const ic_talk_record *rec)
 {
+    if (rec->kind == IC_RECORD_END)
+        replay_told(&r->t->head, &rec->told);
     if (r->now && r->now->number == rec->turn) {
         if (rec->finish != IC_FINISH_ERROR || r->now->count)
             send_ask(r, true);
         talk_turn_free(&r->now);
         r->t->head.seen_at_end = r->t->head.seen; /* told in that answer's usage */
-        r->t->head.skipped_at_end = r->t->head.skipped;
-        r->t->head.deduplicated_at_end = r->t->head.deduplicated;
         return IC_OK;
     }
     talk_turn *queued = take_asked(r, rec->turn);
@@ -320,6 +332,7 @@ static int replay_record(replay *r, ic_talk_record *rec)
         for (int i = 0; r->now && i < rec->count; i++)
             talk_add_token(t, r->now, rec->tokens[i]);
         return r->now ? IC_OK : IC_EFORMAT;
+    case IC_RECORD_END_V1:
     case IC_RECORD_END:
         return replay_end(r, rec);
     case IC_RECORD_MEDIA:

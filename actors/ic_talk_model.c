@@ -349,17 +349,20 @@ static void fill_usage(talk *t, const talk_turn *turn, ic_wire_usage *u)
 {
     const ic_session_stats *s = &t->stats;
     int64_t now = ic_clock_mono_us();
+    const ic_talk_head *h = &t->head;
+    bool began = turn == t->turn; /* else it has nothing to do with what happened meanwhile */
     *u = (ic_wire_usage){0};
-    ic_wire_put(u, usage, prompt_tokens, (uint64_t)s->prompt_tokens);
-    ic_wire_put(u, usage, cached_tokens, (uint64_t)s->cached_tokens);
+    ic_wire_put(u, usage, prompt_tokens, began ? (uint64_t)s->prompt_tokens : 0);
+    ic_wire_put(u, usage, cached_tokens, began ? (uint64_t)s->cached_tokens : 0);
     ic_wire_put(u, usage, completion_tokens, (uint64_t)turn->count);
-    ic_wire_put(u, usage, evicted_tokens, s->evicted_tokens - t->head.evicted_at_end);
+    ic_wire_put(u, usage, evicted_tokens, began ? s->evicted_tokens - h->evicted_at_end : 0);
     ic_wire_put(u, usage, cache_tokens, (uint64_t)s->cache_used);
     ic_wire_put(u, usage, cache_slots, (uint64_t)s->cache_slots);
-    ic_wire_put(u, usage, frames_seen, t->head.seen - t->head.seen_at_end);
-    ic_wire_put(u, usage, frames_skipped, t->head.skipped - t->head.skipped_at_end);
-    ic_wire_put(u, usage, frames_deduplicated, t->head.deduplicated - t->head.deduplicated_at_end);
-    ic_wire_put(u, usage, recomputed_tokens, t->recomputed);
+    ic_wire_put(u, usage, frames_seen, began ? h->seen - h->seen_at_end : 0);
+    ic_wire_put(u, usage, frames_skipped, began ? h->skipped - h->skipped_at_end : 0);
+    ic_wire_put(u, usage, frames_deduplicated,
+                began ? h->deduplicated - h->deduplicated_at_end : 0);
+    ic_wire_put(u, usage, recomputed_tokens, began ? t->recomputed : 0);
     ic_wire_put(u, usage, exact, t->exact && !t->head.inexact);
     if (turn->first_us && turn->arrived_us)
         ic_wire_put(u, usage, ttft_us, (uint64_t)(turn->first_us - turn->arrived_us));
@@ -400,18 +403,24 @@ static void add_transcript(talk_unit *u, const talk_turn *turn, int finish)
     ic_buf_u32(&op->extra, (uint32_t)finish);
 }
 
-static talk_unit *end_unit(talk *t, talk_turn *turn, ic_finish finish)
+/* What the usage tells is told: the head's marks stand behind it. */
+static talk_unit *end_unit(talk *t, talk_turn *turn, ic_finish finish, const ic_wire_usage *usage)
 {
     talk_unit *u = talk_unit_new(t);
     say(t, u, turn);
-    ic_talk_record r = {.kind = IC_RECORD_END, .turn = turn->number, .finish = (int)finish};
+    ic_talk_record r = {.kind = IC_RECORD_END,
+                        .turn = turn->number,
+                        .finish = (int)finish,
+                        .told = {.evicted = t->head.evicted_at_end,
+                                 .skipped = t->head.skipped_at_end,
+                                 .deduplicated = t->head.deduplicated_at_end}};
     talk_unit_record(t, u, &r, NULL);
     add_transcript(u, turn, wire_finish(finish));
     talk_event *ev = talk_unit_event(u, IC_WIRE_EVENT_ANSWER_END);
     ev->turn = turn->number;
     ev->finish = wire_finish(finish);
     ev->has_usage = true;
-    fill_usage(t, turn, &ev->usage);
+    ev->usage = *usage;
     if (finish == IC_FINISH_ERROR) {
         ev->code = ic_wire_code_name(ic_wire_code_from_err(turn->error.code));
         ev->message = ic_strdup(turn->error.text);
@@ -429,13 +438,15 @@ static void end_turn(talk *t, ic_finish finish)
     add_text(t, turn, -1, true);
     if (!turn->first_us)
         turn->first_us = turn->last_us = ic_clock_mono_us();
-    talk_unit *u = end_unit(t, turn, finish);
-    talk_unit_add(t, &u);
+    ic_wire_usage usage;
+    fill_usage(t, turn, &usage);
     t->head.evicted_at_end = t->stats.evicted_tokens;
     t->head.seen_at_end = t->head.seen;
     t->head.skipped_at_end = t->head.skipped;
     t->head.deduplicated_at_end = t->head.deduplicated;
     t->recomputed = 0;
+    talk_unit *u = end_unit(t, turn, finish, &usage);
+    talk_unit_add(t, &u);
     t->spoken_us = ic_clock_mono_us();
     ic_log_debug("session", "%.8s: turn %llu ended: %s, %d tokens", t->id,
                  (unsigned long long)turn->number, ic_wire_word("finish", wire_finish(finish)),
@@ -446,7 +457,9 @@ static void end_turn(talk *t, ic_finish finish)
 /* A question that never reached the model. */
 void talk_end_queued(talk *t, talk_turn **turn_p, ic_finish finish)
 {
-    talk_unit *u = end_unit(t, *turn_p, finish);
+    ic_wire_usage usage;
+    fill_usage(t, *turn_p, &usage);
+    talk_unit *u = end_unit(t, *turn_p, finish, &usage);
     talk_unit_add(t, &u);
     talk_turn_free(turn_p);
 }
@@ -459,10 +472,8 @@ static bool swallow_replay(talk *t, const ic_mail_progress *p)
 {
     if (!t->replay_answers)
         return false;
-    if (p->finish) {
+    if (p->finish)
         t->replay_answers--;
-        t->head.evicted_at_end = p->stats.evicted_tokens;
-    }
     return true;
 }
 

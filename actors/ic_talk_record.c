@@ -219,9 +219,14 @@ int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out)
         for (int i = 0; i < r->count; i++)
             ic_buf_u32(out, (uint32_t)r->tokens[i]);
         break;
+    case IC_RECORD_END_V1:
+        return IC_EVERSION;
     case IC_RECORD_END:
         ic_buf_u64(out, r->turn);
         ic_buf_u32(out, (uint32_t)r->finish);
+        ic_buf_u64(out, r->told.evicted);
+        ic_buf_u64(out, r->told.skipped);
+        ic_buf_u64(out, r->told.deduplicated);
         break;
     case IC_RECORD_MEDIA:
     case IC_RECORD_MEDIA_END:
@@ -274,9 +279,15 @@ static int get_content(ic_cursor *c, ic_talk_record *r)
     case IC_RECORD_TOKENS:
         r->turn = ic_cursor_u64(c);
         return get_tokens(c, r);
+    case IC_RECORD_END_V1:
     case IC_RECORD_END:
         r->turn = ic_cursor_u64(c);
         r->finish = (int)ic_cursor_u32(c);
+        if (r->kind == IC_RECORD_END_V1)
+            return IC_OK;
+        r->told.evicted = ic_cursor_u64(c);
+        r->told.skipped = ic_cursor_u64(c);
+        r->told.deduplicated = ic_cursor_u64(c);
         return IC_OK;
     case IC_RECORD_MEDIA:
     case IC_RECORD_MEDIA_END:

@@ -34,16 +34,24 @@ typedef enum ic_talk_record_kind {
     IC_RECORD_ASK = 4,       /* turn, key, text, sampling: admitted */
     IC_RECORD_START = 5,     /* turn: its question goes into the model now */
     IC_RECORD_TOKENS = 6,    /* turn, tokens: shown */
-    IC_RECORD_END = 7,       /* turn, finish */
+    IC_RECORD_END_V1 = 7,    /* turn, finish: how earlier builds wrote END; never written now */
+    IC_RECORD_END = 12,      /* turn, finish, told */
     IC_RECORD_MEDIA = 8,     /* media: a source is being read */
     IC_RECORD_MEDIA_END = 9, /* media */
     IC_RECORD_PIXELS = 10 /* pixels: a piece of the next frame, which is too large for one record */
 } ic_talk_record_kind;
 
+/* What the usage of all answers together has told of the session so far. A replay cannot count it
+ * again: an answer may have ended while the rows before it were still going in. */
+typedef struct ic_talk_told {
+    uint64_t evicted, skipped, deduplicated;
+} ic_talk_told;
+
 typedef struct ic_talk_record {
     ic_talk_record_kind kind;
     uint64_t turn, media;
-    int finish;      /* ic_finish */
+    int finish; /* ic_finish */
+    ic_talk_told told;
     uint8_t key[16]; /* of the request */
     ic_grid grid;
     ic_frame *frame;       /* owned */

@@ -11,6 +11,7 @@
 static ic_talk_record sample(ic_talk_record_kind kind)
 {
     ic_talk_record r = {.kind = kind, .turn = 7, .media = 3, .finish = 2};
+    r.told = (ic_talk_told){.evicted = 1ULL << 33, .skipped = 5, .deduplicated = 6};
     r.sampling = (ic_sampling){.temperature = 0.5f,
                                .top_k = 9,
                                .top_p = 0.25f,
@@ -42,14 +43,17 @@ static ic_talk_record sample(ic_talk_record_kind kind)
 
 static void compare(const ic_talk_record *a, const ic_talk_record *b)
 {
-    bool turn = a->kind >= IC_RECORD_ASK && a->kind <= IC_RECORD_END;
+    bool turn =
+        (a->kind >= IC_RECORD_ASK && a->kind <= IC_RECORD_TOKENS) || a->kind == IC_RECORD_END;
     assert_int_equal(a->kind, b->kind);
     if (turn)
         assert_int_equal(a->turn, b->turn);
     if (a->kind == IC_RECORD_MEDIA || a->kind == IC_RECORD_MEDIA_END)
         assert_int_equal(a->media, b->media);
-    if (a->kind == IC_RECORD_END)
+    if (a->kind == IC_RECORD_END) {
         assert_int_equal(a->finish, b->finish);
+        assert_memory_equal(&a->told, &b->told, sizeof a->told);
+    }
     if (a->frame) {
         assert_memory_equal(&a->grid, &b->grid, sizeof a->grid);
         assert_int_equal(a->frame->pts_us, b->frame->pts_us);
@@ -70,7 +74,8 @@ static void compare(const ic_talk_record *a, const ic_talk_record *b)
 static void records_come_back(void **state)
 {
     (void)state;
-    for (int kind = IC_RECORD_FRAME; kind <= IC_RECORD_PIXELS; kind++) {
+    for (int at = IC_RECORD_FRAME; at <= IC_RECORD_PIXELS; at++) {
+        int kind = at == IC_RECORD_END_V1 ? IC_RECORD_END : at;
         ic_talk_record r = sample((ic_talk_record_kind)kind), back;
         ic_buf bytes = {0};
         ic_error e = {0};
@@ -120,6 +125,24 @@ static void strange_records_are_refused(void **state)
                      IC_EVERSION);
     assert_true(ic_talk_record_decode(&r, 99, unknown, sizeof unknown, &e) < 0);
     assert_true(ic_talk_record_decode(&r, IC_RECORD_TOKENS, many, sizeof many, &e) < 0);
+}
+
+/* The end of an answer as earlier builds wrote it is read, and not written any more. */
+static void old_ends_are_read(void **state)
+{
+    (void)state;
+    static const uint8_t old[] = {1, 7, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0};
+    ic_talk_record r;
+    ic_buf out = {0};
+    ic_error e = {0};
+    ic_assert_ok(ic_talk_record_decode(&r, IC_RECORD_END_V1, old, sizeof old, &e), &e);
+    assert_int_equal(r.turn, 7);
+    assert_int_equal(r.finish, 2);
+    assert_int_equal(ic_talk_record_decode(&r, IC_RECORD_END_V1, old, sizeof old - 1, &e),
+                     IC_EFORMAT);
+    r.kind = IC_RECORD_END_V1;
+    assert_int_equal(ic_talk_record_encode(&r, &out), IC_EVERSION);
+    ic_buf_fini(&out);
 }
 
 /* A session's configuration comes back, with and without a system prompt. */
@@ -259,6 +282,7 @@ int main(void)
         cmocka_unit_test(records_come_back),
         cmocka_unit_test(large_frames_come_in_pieces),
         cmocka_unit_test(strange_records_are_refused),
+        cmocka_unit_test(old_ends_are_read),
         cmocka_unit_test(configurations_come_back),
         cmocka_unit_test(old_configurations_are_read),
         cmocka_unit_test(heads_come_back),

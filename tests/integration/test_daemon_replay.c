@@ -1,0 +1,194 @@
+/* What a daemon that was killed counts afterwards: the usage that answers tell must add up as if it
+ * had gone on. IC_NEEDS_SERVER */
+#include <sqlite3.h>
+
+#include "ic_daemon.h"
+
+/* A small cache, so that every answer evicts. */
+static const char *const small_cache[] = {"session.cache_tokens=64",
+                                          "session.max_answer_tokens=10000", NULL};
+static const char first[] = "Tell me a long story about the sea and all that swims in it, slowly.";
+static const char second[] = "Why is the whale so sad, and where does it want to go?";
+static const char last[] = "What was it about?";
+
+static void run(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void run(const char *fmt, ...)
+{
+    char command[800];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(command, sizeof command, fmt, args);
+    va_end(args);
+    if (system(command))
+        fail_msg("%s", command);
+}
+
+static void kill_daemon(daemon_process *d, talker **t_p)
+{
+    kill(d->pid, SIGKILL);
+    wait_daemon(d);
+    disconnect_talker(t_p);
+}
+
+/* An answer whose tokens depend on the seed. */
+static answer ask_seeded(talker *t, const char *id, const char *text, uint64_t tokens,
+                         uint64_t seed)
+{
+    ic_wire_msg m = ask_msg(id, text, tokens), reply;
+    ic_wire_sampling s = {0};
+    ic_wire_put(&s, sampling, temperature, 20);
+    ic_wire_put(&s, sampling, top_k, 300);
+    ic_wire_put(&s, sampling, top_p, 1);
+    ic_wire_put(&s, sampling, seed, seed);
+    ic_wire_put(&s, sampling, max_tokens, tokens);
+    ic_wire_put(&m.ask, ask, sampling, s);
+    must(t, &m, &reply);
+    uint64_t turn = reply.ok.turn;
+    ic_wire_msg_fini(&reply);
+    return read_answer(t, id, turn);
+}
+
+/* The first shown tokens of the answers in the journal of the only session; returns how many. */
+static int journal_tokens(const daemon_process *d, int32_t *out, int max)
+{
+    sqlite3 *db;
+    sqlite3_stmt *row;
+    int count = 0;
+    assert_int_equal(sqlite3_open(d->store, &db), SQLITE_OK);
+    assert_int_equal(
+        sqlite3_prepare_v2(db, "SELECT payload FROM journal WHERE kind = 6 ORDER BY number", -1,
+                           &row, NULL),
+        SQLITE_OK);
+    while (count < max && sqlite3_step(row) == SQLITE_ROW) {
+        assert_true(sqlite3_column_bytes(row, 0) >= 17);
+        memcpy(&out[count++], (const char *)sqlite3_column_blob(row, 0) + 13, sizeof *out);
+    }
+    sqlite3_finalize(row);
+    sqlite3_close(db);
+    return count;
+}
+
+/* The token that the answer to `second` begins with, after an answer of one token to `first`. Read
+ * from the journal, unless a checkpoint was quicker. */
+static int32_t learn_token(void)
+{
+    daemon_process d;
+    int32_t shown[2];
+    char id[64];
+    for (int i = 0; i < 10; i++) {
+        run("rm -f %s/learn.db*", ic_test_dir());
+        prepare(&d, "learn");
+        start_daemon(&d, tiny_model(), small_cache);
+        talker *t = connect_talker(&d);
+        new_session(t, id);
+        free(ask_seeded(t, id, first, 1, 1).text);
+        free(ask_seeded(t, id, second, 1, 2).text);
+        kill_daemon(&d, &t);
+        if (journal_tokens(&d, shown, 2) == 2) {
+            assert_int_not_equal(shown[0], shown[1]); /* else: other seeds */
+            return shown[1];
+        }
+    }
+    fail_msg("the journal was trimmed before it could be read, ten times");
+    return -1;
+}
+
+/* A copy of the tiny model that ends an answer at this token. */
+static void make_model(const char *folder, int32_t token)
+{
+    char path[300];
+    run("cp -rT %s %s", tiny_model(), folder);
+    snprintf(path, sizeof path, "%s/generation_config.json", folder);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fprintf(f, "{\"eos_token_id\": [494, 492, %d], \"do_sample\": false}\n", (int)token);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* An answer of no tokens, whose end was told, counts its evictions once, though the daemon is
+ * killed behind it and computes it again: the next answer tells what the next answer tells without
+ * a kill. */
+static void an_empty_answer_is_counted_once(void **state)
+{
+    (void)state;
+    char model[200], id[64];
+    snprintf(model, sizeof model, "%s/stopper", ic_test_dir());
+    make_model(model, learn_token());
+    daemon_process d;
+    prepare(&d, "empty");
+    start_daemon(&d, model, small_cache);
+    talker *t = connect_talker(&d);
+    uint64_t expected = 0;
+    bool replayed = false;
+    for (int i = 0; i < 11 && !replayed; i++) { /* the first one is not interrupted */
+        new_session(t, id);
+        free(ask_seeded(t, id, first, 1, 1).text);
+        answer empty = ask_seeded(t, id, second, 50, 2);
+        assert_int_equal(empty.finish, IC_WIRE_FINISH_STOP);
+        assert_int_equal(empty.usage.completion_tokens, 0);
+        assert_true(empty.usage.evicted_tokens > 0);
+        free(empty.text);
+        if (i > 0) {
+            kill_daemon(&d, &t);
+            start_daemon(&d, model, small_cache);
+            t = connect_talker(&d);
+        }
+        answer a = ask(t, id, last, 3);
+        if (i == 0)
+            expected = a.usage.evicted_tokens;
+        assert_int_equal(a.usage.evicted_tokens, expected);
+        replayed = a.usage.recomputed_tokens > 0;
+        free(a.text);
+    }
+    assert_true(replayed);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
+/* A question that was taken back before it reached the model tells of nothing that happened to
+ * others meanwhile: what left the cache is told once, by the answer that it left for. */
+static void a_question_taken_back_counts_nothing(void **state)
+{
+    (void)state;
+    daemon_process d;
+    prepare(&d, "queued");
+    start_daemon(&d, tiny_model(), small_cache);
+    talker *t = connect_talker(&d);
+    char whole[64], broken[64];
+    ic_wire_msg m, reply;
+    new_session(t, whole);
+    answer expected = ask(t, whole, first, 6000), expected_last = ask(t, whole, last, 3);
+    new_session(t, broken);
+    uint64_t turn = begin_ask(t, broken, first, 6000);
+    m = ask_msg(broken, "Never mind?", 5);
+    ic_wire_put(&m.ask, ask, if_busy, IC_WIRE_IF_BUSY_QUEUE);
+    must(t, &m, &reply);
+    uint64_t queued = reply.ok.turn;
+    ic_wire_msg_fini(&reply);
+    ic_wire_msg_init(&m, IC_WIRE_CANCEL);
+    ic_wire_put(&m.cancel, cancel, session, broken);
+    ic_wire_put(&m.cancel, cancel, turn, queued);
+    must(t, &m, &reply);
+    ic_wire_msg_fini(&reply);
+    answer back = read_answer(t, broken, queued);
+    assert_int_equal(back.finish, IC_WIRE_FINISH_CANCEL);
+    assert_int_equal(back.usage.evicted_tokens, 0);
+    assert_int_equal(back.usage.prompt_tokens, 0);
+    assert_int_equal(back.usage.cached_tokens, 0);
+    answer a = read_answer(t, broken, turn), b = ask(t, broken, last, 3);
+    assert_string_equal(a.text, expected.text + strlen(expected.text) - strlen(a.text));
+    assert_int_equal(a.usage.evicted_tokens, expected.usage.evicted_tokens);
+    assert_int_equal(b.usage.evicted_tokens, expected_last.usage.evicted_tokens);
+    free(expected.text), free(expected_last.text), free(back.text), free(a.text), free(b.text);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_empty_answer_is_counted_once),
+        cmocka_unit_test(a_question_taken_back_counts_nothing),
+    };
+    return cmocka_run_group_tests(tests, daemon_setup, daemon_teardown);
+}
