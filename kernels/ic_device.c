@@ -34,6 +34,17 @@ int ic_dtype_parse(const char *name)
     return -1;
 }
 
+static int open_cuda(ic_device **out, const ic_device_config *config, ic_error *e)
+{
+#ifdef IC_HAVE_CUDA
+    return ic_cuda_device_open(out, config, e);
+#else
+    (void)out;
+    (void)config;
+    return ic_error_set(e, IC_EUNSUPPORTED, "this build has no cuda backend: use device \"cpu\"");
+#endif
+}
+
 int ic_device_open(ic_device **out, const ic_device_config *config, ic_error *e)
 {
     *out = NULL;
@@ -44,9 +55,8 @@ int ic_device_open(ic_device **out, const ic_device_config *config, ic_error *e)
     if (strcmp(kind, "cpu") == 0)
         return ic_cpu_device_open(out, config, e);
     if (strcmp(kind, "cuda") == 0)
-        return ic_error_set(e, IC_EUNSUPPORTED,
-                            "this build has no cuda backend: use device \"cpu\"");
-    return ic_error_set(e, IC_EINVAL, "no device is called \"%s\": use \"cpu\"", kind);
+        return open_cuda(out, config, e);
+    return ic_error_set(e, IC_EINVAL, "no device is called \"%s\": use \"cpu\" or \"cuda\"", kind);
 }
 
 void ic_device_close(ic_device **d_p)
@@ -59,6 +69,11 @@ void ic_device_close(ic_device **d_p)
 const ic_device_info *ic_device_info_of(const ic_device *d)
 {
     return &d->info;
+}
+
+const char *ic_device_trouble(ic_device *d)
+{
+    return d->backend->trouble ? d->backend->trouble(d) : "";
 }
 
 void *ic_device_alloc(ic_device *d, size_t bytes)

@@ -50,6 +50,10 @@ IC_MUST_CHECK int ic_device_open(ic_device **out, const ic_device_config *config
 void ic_device_close(ic_device **d_p); /* Takes; after everything made on it is gone */
 const ic_device_info *ic_device_info_of(const ic_device *d); /* Borrows: for the device's life */
 
+/* The device's first failure in words, "" while there is none: after an IC_EDEVICE of an operation.
+ * A device that has failed stays so. Borrows: for the device's life. */
+const char *ic_device_trouble(ic_device *d);
+
 /* Zeroed and prefaulted: memory that is granted is there. NULL when it is not to be had. Caller
  * owns. */
 void *ic_device_alloc(ic_device *d, size_t bytes);

@@ -51,6 +51,8 @@ typedef struct ic_backend {
     int (*attention_full)(ic_device *d, const ic_mat *q, const ic_mat *k, const ic_mat *v,
                           const int32_t *starts, int n, int heads, float scale, ic_mat *y);
     int (*wait)(ic_device *d);
+    /* Of a device that can be lost (NULL: cannot): its first failure in words, "" for none. */
+    const char *(*trouble)(ic_device *d);
     double (*read_rate)(ic_device *d, size_t bytes, double seconds);
     double (*read_time)(ic_device *d, const void *memory, size_t bytes);
     double (*gemm_rate)(ic_device *d, ic_dtype compute, int m, int n, int k, double seconds);
@@ -68,7 +70,8 @@ struct ic_weight {
     int64_t bytes, own_bytes;
 };
 
-/* The CPU backend's way in. */
+/* The backends' ways in. */
 int ic_cpu_device_open(ic_device **out, const ic_device_config *config, ic_error *e);
+int ic_cuda_device_open(ic_device **out, const ic_device_config *config, ic_error *e);
 
 #endif
