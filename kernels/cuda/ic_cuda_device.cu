@@ -210,7 +210,7 @@ static int fit_memory(ic_cuda_device *d, ic_error *e)
     size_t free_bytes = 0, total = 0;
     cudaError_t code = cudaMemGetInfo(&free_bytes, &total);
     size_t margin = free_bytes / MARGIN_PART;
-    margin = margin > MARGIN_MIN ? margin : MARGIN_MIN;
+    margin = margin > (size_t)MARGIN_MIN ? margin : (size_t)MARGIN_MIN;
     if (code != cudaSuccess || free_bytes <= 2 * margin)
         return ic_error_set(e, IC_ENOMEM, "%zu of %zu MiB of device memory are free: too little",
                             free_bytes >> 20, total >> 20);
