@@ -29,8 +29,8 @@ extern "C" {
 #include "base/ic_assert.h"
 #include "base/ic_mem.h"
 #include "kernels/ic_device_priv.h"
-#include "kernels/ic_ops.h"
 }
+#include "kernels/cuda/ic_cuda_launch.h"
 
 enum {
     IC_CUDA_WARP = 32,
@@ -161,6 +161,13 @@ int ic_cuda_launch(ic_cuda_device *d, void (*kernel)(Params...), dim3 grid, dim3
     return ic_cuda_check(d, cudaGetLastError(), "starting a kernel");
 }
 
+/* All rows of m begin where n neighbouring elements may be moved at once. */
+static inline bool ic_cuda_splits(const ic_mat *m, int n)
+{
+    size_t unit = n * ic_dtype_size(m->dtype);
+    return m->cols % n == 0 && m->stride % n == 0 && (uintptr_t)m->data % unit == 0;
+}
+
 /* Calls f with a value of the C++ type of `dtype`: `[&](auto t) { using T = decltype(t); ... }`. */
 template <class F> int ic_cuda_by_dtype(ic_dtype dtype, F f)
 {
@@ -245,6 +252,29 @@ __device__ __forceinline__ void ic_cuda_store(T *to, const float (&v)[ic_cuda_pa
     for (int i = 0; i < ic_cuda_pack<T>::N; i++)
         u.each[i] = ic_cuda_to<T>(v[i]);
     *(uint4 *)(void *)to = u.raw;
+}
+
+/* N neighbouring elements at once; `from` and `to` aligned to N of them. */
+template <int N, class T> struct __align__(N * sizeof(T)) ic_cuda_few
+{
+    T each[N];
+};
+
+template <int N, class T> __device__ __forceinline__ void ic_cuda_get(const T *from, float (&v)[N])
+{
+    ic_cuda_few<N, T> few = *(const ic_cuda_few<N, T> *)(const void *)from;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        v[i] = ic_cuda_f32(few.each[i]);
+}
+
+template <int N, class T> __device__ __forceinline__ void ic_cuda_put(T *to, const float (&v)[N])
+{
+    ic_cuda_few<N, T> few;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        few.each[i] = ic_cuda_to<T>(v[i]);
+    *(ic_cuda_few<N, T> *)(void *)to = few;
 }
 
 __device__ __forceinline__ float ic_cuda_warp_sum(float v)
