@@ -6,6 +6,7 @@
 
 #include "actors/ic_talk_priv.h"
 #include "base/ic_clock.h"
+#include "base/ic_failpoint.h"
 #include "base/ic_log.h"
 #include "base/ic_mem.h"
 
@@ -214,6 +215,7 @@ void talk_wake(talk *t)
 
 static void close_cache(talk *t)
 {
+    ic_failpoint(IC_FAIL_suspend_close);
     t->phase = TALK_CLOSING;
     ic_mail_lease *m = ic_mail_lease_new(IC_MAIL_CLOSE, t->seat, t->session);
     t->session = NULL;
@@ -278,6 +280,7 @@ void talk_begin_stop(talk *t, talk_why why)
     if (t->why >= why || nothing)
         return;
     t->why = why;
+    ic_failpoint(IC_FAIL_suspend_begin);
     if (t->phase == TALK_LIVE) {
         ic_log_debug("session", "%.8s: stopping", t->id);
         t->phase = TALK_STOPPING;
@@ -301,6 +304,7 @@ static void cancel_all(talk *t)
 
 static void stopped(talk *t)
 {
+    ic_failpoint(IC_FAIL_suspend_done);
     talk_why why = t->why;
     bool asked = t->line_turns > 0; /* admitted on the way here: the checkpoint holds it */
     t->why = TALK_WHY_NONE;
@@ -536,6 +540,7 @@ static void do_cancel(talk *t, const ic_mail_request *r)
     const ic_wire_cancel *m = &r->msg.cancel;
     uint64_t wanted = ic_wire_get(m, cancel, turn, 0);
     uint64_t found = 0;
+    ic_failpoint(IC_FAIL_cancel);
     if (t->turn && (!wanted || t->turn->number == wanted)) {
         found = t->turn->number;
         if (!t->turn->cancelled)

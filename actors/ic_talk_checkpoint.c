@@ -5,6 +5,7 @@
 #include "actors/ic_talk_priv.h"
 #include "base/ic_assert.h"
 #include "base/ic_clock.h"
+#include "base/ic_failpoint.h"
 #include "base/ic_log.h"
 #include "base/ic_mem.h"
 
@@ -183,6 +184,7 @@ static void adopt(talk *t)
     t->touched = false;
     t->journal_bytes = 0;
     t->checkpoints++;
+    ic_failpoint(IC_FAIL_checkpoint_adopted);
     talk_checkpoint_fini(t);
     talk_unit *u = talk_unit_new(t);
     ic_job_write_add(u->ops, IC_WRITE_TRIM)->number = t->limits->event_log_bytes;

@@ -5,6 +5,7 @@
 
 #include "actors/ic_talk_priv.h"
 #include "base/ic_clock.h"
+#include "base/ic_failpoint.h"
 #include "base/ic_log.h"
 #include "base/ic_mem.h"
 
@@ -139,6 +140,7 @@ void talk_segment(talk *t, ic_job_segment *done)
         note_segment(t, s);
     }
     t->segment_at++;
+    ic_failpoint(IC_FAIL_load_segment);
     if (rc)
         refuse(t, rc, &e);
     else
@@ -406,6 +408,7 @@ static void begin_replay(talk *t)
             t->journal_bytes += raw->bytes.size;
             t->touched = true;
             rc = replay_record(&r, &rec);
+            ic_failpoint(IC_FAIL_replay_record);
             if (rc)
                 ic_error_set(&e, rc, "journal record %lld does not follow from those before it",
                              (long long)raw->number);
@@ -448,6 +451,7 @@ static void close_lost_media(talk *t)
 
 void talk_replay_done(talk *t)
 {
+    ic_failpoint(IC_FAIL_replay_done);
     t->recomputed = t->stats.tokens - t->tokens_loaded;
     t->phase = TALK_LIVE;
     t->spoken_us = ic_clock_mono_us();

@@ -4,6 +4,7 @@
 #include "actors/ic_talk_priv.h"
 #include "base/ic_assert.h"
 #include "base/ic_clock.h"
+#include "base/ic_failpoint.h"
 #include "base/ic_log.h"
 #include "base/ic_mem.h"
 
@@ -211,6 +212,7 @@ void talk_end_frames(talk *t)
 
 static void pump_turn(talk *t, talk_item *item)
 {
+    ic_failpoint(IC_FAIL_answer_start);
     t->turn = item->turn;
     item->turn = NULL;
     ic_talk_record r = {.kind = IC_RECORD_START, .turn = t->turn->number};
@@ -434,6 +436,7 @@ static talk_unit *end_unit(talk *t, talk_turn *turn, ic_finish finish, const ic_
 static void end_turn(talk *t, ic_finish finish)
 {
     talk_turn *turn = t->turn;
+    ic_failpoint(IC_FAIL_answer_end);
     turn->finish = finish;
     add_text(t, turn, -1, true);
     if (!turn->first_us)
@@ -485,6 +488,7 @@ static void take_token(talk *t, const ic_mail_progress *p)
     turn->last_us = ic_clock_mono_us();
     if (!turn->first_us)
         turn->first_us = turn->last_us;
+    ic_failpoint(IC_FAIL_answer_token);
     talk_add_token(t, turn, p->token);
 }
 

@@ -6,6 +6,7 @@
 
 #include "actors/ic_talk_priv.h"
 #include "base/ic_clock.h"
+#include "base/ic_failpoint.h"
 #include "base/ic_log.h"
 #include "base/ic_mem.h"
 
@@ -257,6 +258,7 @@ void talk_source_admitted(talk *t, const talk_unit *u)
     if (!s)
         return;
     ic_error e = {0};
+    ic_failpoint(IC_FAIL_media_admitted);
     s->media = t->head.medias = u->media;
     t->head.open_media = s->media;
     if (s->args.kind == IC_WIRE_KIND_UPLOAD && start_actor(t, s, &e)) {
@@ -291,6 +293,7 @@ static void take_opened(talk *t, ic_mail_ingest_opened **m_p)
 static void take_frame(talk *t, ic_mail_frame *m)
 {
     talk_source *s = t->source;
+    ic_failpoint(IC_FAIL_media_frame);
     t->head.skipped += m->counts.skipped - s->counts.skipped;
     t->skipped_here += m->counts.skipped - s->counts.skipped;
     t->head.deduplicated += m->counts.deduplicated - s->counts.deduplicated;
@@ -365,6 +368,7 @@ void talk_source_finish(talk *t)
 {
     talk_source *s = t->source;
     ic_mail_ingest_ended *end = s->ended;
+    ic_failpoint(IC_FAIL_media_end);
     t->head.skipped += end->counts.skipped - s->counts.skipped;
     t->skipped_here += end->counts.skipped - s->counts.skipped;
     t->head.deduplicated += end->counts.deduplicated - s->counts.deduplicated;
@@ -466,6 +470,7 @@ void talk_source_data(talk *t, ic_mail_request *r)
     }
     if (!s || s->media != d->media || !s->port || s->ending)
         return; /* it has ended: pieces were on the way */
+    ic_failpoint(IC_FAIL_media_piece);
     ic_mail_upload *m = ic_mail_upload_new(d->offset, ic_wire_get(d, data, last, false));
     m->bytes = r->payload;
     r->payload = (ic_buf){0};

@@ -7,6 +7,7 @@
 #include "actors/ic_talk_priv.h"
 #include "base/ic_assert.h"
 #include "base/ic_clock.h"
+#include "base/ic_failpoint.h"
 #include "base/ic_log.h"
 #include "base/ic_mem.h"
 
@@ -284,6 +285,8 @@ static void publish_events(talk *t, const ic_job_write *done)
     for (int i = 0; i < done->count; i++) {
         const ic_write_op *op = &done->ops[i];
         if (op->type == IC_WRITE_EVENT) {
+            if (op->kind == IC_WIRE_EVENT_TEXT)
+                ic_failpoint(IC_FAIL_answer_shown);
             t->event_next = op->number + 1;
             talk_keep_event(t, op->number, &op->bytes);
         }

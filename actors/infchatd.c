@@ -9,6 +9,7 @@
 
 #include "actors/ic_router.h"
 #include "actors/ic_store_actor.h"
+#include "base/ic_failpoint.h"
 #include "base/ic_log.h"
 #include "base/ic_mem.h"
 #include "config/ic_config.h"
@@ -364,6 +365,12 @@ int main(int argc, char **argv)
     }
     ic_log_set_level((ic_log_level)ic_log_level_parse(s.config.log_level));
     ic_log_set_content(s.config.log_content);
+    const char *failpoint = getenv("INFCHAT_FAILPOINT"); /* tests/crash */
+    if (failpoint && ic_failpoint_arm(failpoint, &e)) {
+        fprintf(stderr, "infchatd: INFCHAT_FAILPOINT: %s\n", e.text);
+        ic_config_fini(&s.config);
+        return EXIT_USAGE;
+    }
     ic_actor_setup();
     if (catch_signals()) {
         fprintf(stderr, "infchatd: signals: %s\n", strerror(errno));

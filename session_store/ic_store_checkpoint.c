@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/ic_assert.h"
+#include "base/ic_failpoint.h"
 #include "base/ic_mem.h"
 
 enum { MANIFEST_FORMAT = 1, CODEC_RAW = 0, SUM_BYTES = IC_STORE_KEY_BYTES };
@@ -73,6 +74,7 @@ int ic_store_checkpoint_begin(ic_store *s, const char *id, ic_store_writer **w_p
         if (w->n == n)
             return ic_error_set(e, IC_EBUSY, "session %s: a checkpoint is being written already",
                                 id);
+    ic_failpoint(IC_FAIL_checkpoint_begin);
     ic_store_writer *w = ic_alloc(sizeof *w);
     w->store = s;
     w->n = n;
@@ -114,6 +116,7 @@ int ic_store_checkpoint_segment(ic_store_writer *w, uint32_t tag, const void *by
     rc = ic_store_end(s, rc, e);
     if (rc)
         return rc;
+    ic_failpoint(IC_FAIL_checkpoint_segment);
     ic_buf_u64(&w->added, (uint64_t)number);
     if (out)
         *out = (ic_store_segment){.number = number, .tag = tag, .bytes = (int64_t)size};
@@ -324,7 +327,9 @@ int ic_store_checkpoint_finish(ic_store_writer **w_p, const ic_store_manifest *m
         rc = ic_store_begin(s, e);
     if (!rc) {
         rc = swap_manifest(w, manifest, e);
+        ic_failpoint(IC_FAIL_checkpoint_manifest);
         rc = ic_store_end(s, rc, e);
+        ic_failpoint(IC_FAIL_checkpoint_commit);
     }
     if (rc) {
         ic_store_checkpoint_abort(w_p);

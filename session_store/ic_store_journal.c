@@ -7,6 +7,8 @@
 
 #include <xxhash.h>
 
+#include "base/ic_failpoint.h"
+
 /* What differs between the two. */
 struct log_kind {
     const char *name;
@@ -132,7 +134,10 @@ int ic_store_journal_append(ic_store *s, const char *id, uint32_t kind, int64_t 
 {
     ic_store_record r = {
         .kind = kind, .time_us = time_us, .key = key, .bytes = bytes, .size = size};
-    return append(s, &journal, id, &r, number, e);
+    ic_failpoint(IC_FAIL_journal_before);
+    int rc = append(s, &journal, id, &r, number, e);
+    ic_failpoint(IC_FAIL_journal_after);
+    return rc;
 }
 
 int ic_store_journal_read(ic_store *s, const char *id, int64_t from, ic_store_record_fn *fn,

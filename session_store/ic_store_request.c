@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include "base/ic_clock.h"
+#include "base/ic_failpoint.h"
 
 enum { RESULT_MAX = 64 * 1024 };
 
@@ -87,6 +88,7 @@ int ic_store_request_admit(ic_store *s, const uint8_t key[IC_STORE_KEY_BYTES],
     if (!rc)
         rc = ic_store_do(s, IC_SQL_REQUEST_ADD, e, "bbtiii", key, size, content, size, session,
                          (int64_t)kind, (int64_t)IC_STORE_PENDING, time_us);
+    ic_failpoint(IC_FAIL_request_admit);
     if (!rc && out) {
         *out = (ic_store_request){.kind = kind, .state = IC_STORE_PENDING, .time_us = time_us};
         memcpy(out->key, key, size);

@@ -7,6 +7,7 @@
 
 #include <xxhash.h>
 
+#include "base/ic_failpoint.h"
 #include "base/ic_mem.h"
 
 /* No i, l, o, u: nothing that is misread or spells a word by accident. */
@@ -96,6 +97,7 @@ int ic_store_session_create(ic_store *s, const char *owner, const char *title, i
                          config, config_bytes);
     if (!rc)
         memcpy(id, fresh, sizeof fresh);
+    ic_failpoint(IC_FAIL_session_create);
     return rc;
 }
 
@@ -403,6 +405,7 @@ int ic_store_session_delete(ic_store *s, const char *id, ic_error *e)
     rc = find_row(s, id, &n, &good, e);
     if (!rc)
         rc = ic_store_session_drop(s, n, e);
+    ic_failpoint(IC_FAIL_session_delete);
     return ic_store_end(s, rc, e);
 }
 
@@ -431,6 +434,7 @@ int ic_store_session_copy(ic_store *s, int64_t from, const char *owner, const ch
         rc = fork_rows(s, from, fresh, e);
     if (!rc)
         memcpy(copy_id, fresh, sizeof fresh);
+    ic_failpoint(IC_FAIL_session_copy);
     return rc;
 }
 

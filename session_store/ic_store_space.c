@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/ic_failpoint.h"
 #include "base/ic_mem.h"
 
 enum {
@@ -133,6 +134,8 @@ int ic_store_maintain(ic_store *s, bool *more, ic_error *e)
     if (rc)
         return rc;
     if (excess > 0)
+        ic_failpoint(IC_FAIL_vacuum);
+    if (excess > 0)
         return vacuum(s, excess < VACUUM_PAGES ? (int)excess : VACUUM_PAGES, e);
     *more = false;
     if (s->shrink_wanted) {
@@ -217,6 +220,7 @@ int ic_store_sweep(ic_store *s, ic_error *e)
         if (rc)
             return rc;
         rc = sweep_some(s, &found, e);
+        ic_failpoint(IC_FAIL_sweep);
         rc = ic_store_end(s, rc, e);
     }
     return rc;

@@ -6,6 +6,8 @@
 
 #include <xxhash.h>
 
+#include "base/ic_failpoint.h"
+
 static const char *const texts[IC_SQL_COUNT] = {
 #define IC_SQL(name, text) text,
 #include "session_store/ic_store_sql.h"
@@ -303,6 +305,7 @@ int ic_store_move_log(ic_store *s, int pages, ic_error *e)
     if (s->wal_pages < pages || s->wal_pages == 0)
         return IC_OK;
     int log = 0, moved = 0;
+    ic_failpoint(IC_FAIL_log_move);
     int rc = sqlite3_wal_checkpoint_v2(s->db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &moved);
     if (rc != SQLITE_OK)
         return ic_store_fail(s, rc, e, "move the log into the file");
@@ -323,7 +326,9 @@ int ic_store_batch_commit(ic_store *s, ic_error *e)
 {
     if (!s->in_batch)
         return ic_error_set(e, IC_EINVAL, "store: no batch is open");
+    ic_failpoint(IC_FAIL_commit_before);
     int rc = ic_store_do(s, IC_SQL_COMMIT, e, "");
+    ic_failpoint(IC_FAIL_commit_after);
     ic_store_batch_rollback(s);
     if (rc == IC_OK)
         ic_store_move_log(s, IC_STORE_WAL_MUST, NULL);
