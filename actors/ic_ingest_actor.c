@@ -10,7 +10,8 @@
 
 enum {
     LIVE_QUEUE = 16, /* frames of a live source that wait for credit; even: pairs leave together */
-    POLL_MS = 20,    /* looks at `stop` this often while it waits */
+    FRAMES_AHEAD = 32, /* frames at most that wait in the session: a question stands behind them */
+    POLL_MS = 20,      /* looks at `stop` this often while it waits */
     GRANT_STEP = 1 << 18 /* bytes of further grant that are worth a message */
 };
 
@@ -184,6 +185,15 @@ static int fix_grid(ingest *in, const ic_media_info *info, ic_error *e)
     return rc;
 }
 
+/* Small frames are limited by their number: megabytes of them would be minutes of film that a
+ * question had to wait for. */
+static void limit_credit(ingest *in)
+{
+    int64_t ahead = (int64_t)FRAMES_AHEAD * 3 * in->grid.width * in->grid.height;
+    if (in->credit > ahead)
+        in->credit = ahead;
+}
+
 static int open_source(ingest *in, ic_error *e)
 {
     const ic_ingest_args *a = in->args;
@@ -201,6 +211,7 @@ static int open_source(ingest *in, ic_error *e)
     rc = fix_grid(in, info, e);
     if (rc)
         return rc;
+    limit_credit(in);
     ic_mail_ingest_opened *m = ic_mail_new(IC_MAIL_INGEST_OPENED, sizeof *m, NULL);
     m->media = a->media;
     m->info = *info;

@@ -1,5 +1,6 @@
 #include "base/ic_mem.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -108,6 +109,19 @@ void ic_free(void *block)
     if (block)
         atomic_fetch_sub_explicit(&live_blocks, 1, memory_order_relaxed);
     free(block);
+}
+
+/* glibc raises its threshold for mapped blocks to the largest that was ever freed, up to 32 MiB.
+ * The 2 MiB pieces of a checkpoint and the pictures of a video then come from the arenas of the
+ * threads, and whether their memory ever goes back depends on what happens to lie above it: the
+ * resident size of a server crept and jumped by chance. Thresholds that are set stand still. */
+void ic_mem_setup(void)
+{
+#ifdef __GLIBC__
+    enum { MAPPED = 256 << 10, TRIMMED = 1 << 20 };
+    mallopt(M_MMAP_THRESHOLD, MAPPED);
+    mallopt(M_TRIM_THRESHOLD, TRIMMED);
+#endif
 }
 
 int64_t ic_mem_live(void)

@@ -33,6 +33,10 @@ void *ic_try_alloc_aligned(size_t bytes) __attribute__((malloc));
 /* Releases a block of any function above. NULL is fine. */
 void ic_free(void *block);
 
+/* A server's policy, once, before its threads: what is large goes back to the system when it is
+ * freed, whatever was freed before it. Without this call the C library's own policy stands. */
+void ic_mem_setup(void);
+
 /* Blocks alive now: for leak checks in tests. */
 int64_t ic_mem_live(void);
 

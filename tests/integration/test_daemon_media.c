@@ -144,6 +144,53 @@ static void a_question_during_ingest(void **state)
     stop_daemon(&d);
 }
 
+/* However far a source could run ahead while an answer goes on, a question that is asked then
+ * stands behind at most 32 of its frames and the one that was on its way; the file is slowed, and
+ * nothing of it is lost. */
+static void a_question_waits_for_few_frames(void **state)
+{
+    (void)state;
+    const char *path = clip("clips/h265_128px_10fps.mp4");
+    if (!path)
+        skip();
+    char roots[700];
+    snprintf(roots, sizeof roots, "media.roots=%s/video/clips", IC_TEST_DATA);
+    const char *const settings[] = {roots, "media.fps=100", "session.max_answer_tokens=100000",
+                                    NULL};
+    daemon_process d;
+    prepare(&d, "few");
+    start_daemon(&d, tiny_model(), settings);
+    talker *t = connect_talker(&d);
+    char id[64];
+    new_session(t, id);
+    uint64_t first = begin_ask(t, id, "Count to a million.", 90000);
+    ic_wire_msg m = media_msg(id, IC_WIRE_KIND_PATH, path), reply;
+    must(t, &m, &reply);
+    ic_wire_msg_fini(&reply);
+    assert_true(next_event(t, id, IC_WIRE_EVENT_MEDIA_BEGIN, &m, 20000));
+    ic_wire_msg_fini(&m);
+    usleep(500000); /* time to run ahead, if it may */
+    m = ask_msg(id, "What is it?", 5);
+    ic_wire_put(&m.ask, ask, if_busy, IC_WIRE_IF_BUSY_QUEUE);
+    must(t, &m, &reply);
+    uint64_t second = reply.ok.turn;
+    ic_wire_msg_fini(&reply);
+    ic_wire_msg_init(&m, IC_WIRE_CANCEL);
+    ic_wire_put(&m.cancel, cancel, session, id);
+    ic_wire_put(&m.cancel, cancel, turn, first);
+    must(t, &m, &reply);
+    ic_wire_msg_fini(&reply);
+    answer a = read_answer(t, id, second);
+    assert_true(a.usage.frames_seen <= 33);
+    free(a.text);
+    assert_true(next_event(t, id, IC_WIRE_EVENT_MEDIA_END, &m, 60000));
+    assert_int_equal(m.event.media.frames_skipped, 0);
+    assert_int_equal(m.event.media.frames_seen, 100);
+    ic_wire_msg_fini(&m);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
 /* Stopping a source, and stopping the server while one is read: what was seen stays, the end is
  * told. */
 static void sources_are_stopped(void **state)
@@ -328,9 +375,13 @@ static void every_real_clip_goes_through(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_clip_is_seen_and_remembered), cmocka_unit_test(frames_survive_a_crash),
-        cmocka_unit_test(a_question_during_ingest),      cmocka_unit_test(sources_are_stopped),
-        cmocka_unit_test(wrong_media_are_refused),       cmocka_unit_test(a_full_store_is_told),
+        cmocka_unit_test(a_clip_is_seen_and_remembered),
+        cmocka_unit_test(frames_survive_a_crash),
+        cmocka_unit_test(a_question_during_ingest),
+        cmocka_unit_test(a_question_waits_for_few_frames),
+        cmocka_unit_test(sources_are_stopped),
+        cmocka_unit_test(wrong_media_are_refused),
+        cmocka_unit_test(a_full_store_is_told),
         cmocka_unit_test(every_real_clip_goes_through),
     };
     return IC_DAEMON_RUN(tests);
