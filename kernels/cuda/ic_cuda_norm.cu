@@ -57,16 +57,16 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-typedef struct norm {
+typedef struct norm_call {
     const ic_mat *x;
     ic_mat *y;
     const float *weight, *bias;
     int dim;
     float eps;
-} norm;
+} norm_call;
 
 template <class X, class Y, int N, bool SHORT_GROUP>
-static int launch(ic_cuda_device *d, const norm *n)
+static int launch(ic_cuda_device *d, const norm_call *n)
 {
     int per_row = (int)(n->x->cols / n->dim), per_block = SHORT_GROUP ? WARPS : 1;
     int64_t groups = n->x->rows * per_row;
@@ -78,7 +78,7 @@ static int launch(ic_cuda_device *d, const norm *n)
                           n->y->stride, per_row, groups);
 }
 
-template <class X, class Y> static int launch_shaped(ic_cuda_device *d, const norm *n)
+template <class X, class Y> static int launch_shaped(ic_cuda_device *d, const norm_call *n)
 {
     bool splits =
         n->dim % AT_ONCE == 0 && ic_cuda_splits(n->x, AT_ONCE) && ic_cuda_splits(n->y, AT_ONCE);
@@ -87,7 +87,7 @@ template <class X, class Y> static int launch_shaped(ic_cuda_device *d, const no
     return splits ? launch<X, Y, AT_ONCE, false>(d, n) : launch<X, Y, 1, false>(d, n);
 }
 
-static int run(ic_device *base, const norm *n)
+static int run(ic_device *base, const norm_call *n)
 {
     ic_cuda_device *d = ic_cuda_of(base);
     if (n->x->rows == 0)
@@ -101,13 +101,13 @@ static int run(ic_device *base, const norm *n)
 int ic_cuda_rmsnorm(ic_device *d, const ic_mat *x, const float *weight, int dim, float eps,
                     ic_mat *y)
 {
-    norm n = {x, y, weight, NULL, dim, eps};
+    norm_call n = {x, y, weight, NULL, dim, eps};
     return run(d, &n);
 }
 
 int ic_cuda_layernorm(ic_device *d, const ic_mat *x, const float *weight, const float *bias,
                       float eps, ic_mat *y)
 {
-    norm n = {x, y, weight, bias, (int)x->cols, eps};
+    norm_call n = {x, y, weight, bias, (int)x->cols, eps};
     return run(d, &n);
 }
