@@ -9,6 +9,7 @@
 
 #include "actors/ic_router.h"
 #include "actors/ic_store_actor.h"
+#include "base/ic_failpoint.h"
 #include "base/ic_log.h"
 #include "base/ic_mem.h"
 #include "config/ic_config.h"
@@ -190,6 +191,33 @@ static void fill_paths(server *s)
         c->media_spool_dir[0] ? ic_strdup(c->media_spool_dir) : ic_strf("%s.spool", s->store_path);
 }
 
+/* What stands there beside the defaults is a setting of the policy. */
+static void fill_settings(const ic_config *c, ic_sched_args *a)
+{
+    enum { SINKS = 4 };
+    bool layer = strcmp(c->session_granularity, "layer") == 0;
+    int bias = (int)(c->session_bias * 100 + 0.5);
+    a->settings =
+        (ic_session_config){.sinks = (int)c->session_sinks,
+                            .window = (int)c->session_window,
+                            .recent_pct = c->session_recent_pct ? (int)c->session_recent_pct : -1,
+                            .bias_pct = bias ? bias : -1,
+                            .smooth_pct = c->session_smooth_pct ? (int)c->session_smooth_pct : -1,
+                            .pool = (int)c->session_pool,
+                            .per_layer = layer,
+                            .frames = (int)c->session_frames};
+    const bool given[IC_SETTINGS] = {[IC_SET_SINKS] = c->session_sinks != SINKS,
+                                     [IC_SET_WINDOW] = c->session_window > 0,
+                                     [IC_SET_RECENT] = c->session_recent_pct >= 0,
+                                     [IC_SET_BIAS] = c->session_bias >= 0,
+                                     [IC_SET_SMOOTH] = c->session_smooth_pct >= 0,
+                                     [IC_SET_POOL] = c->session_pool > 0,
+                                     [IC_SET_PER_LAYER] = layer,
+                                     [IC_SET_FRAMES] = c->session_frames > 0};
+    for (int i = 0; i < IC_SETTINGS; i++)
+        a->given |= (uint32_t)given[i] << i;
+}
+
 static void fill_engine(server *s)
 {
     const ic_config *c = &s->config;
@@ -203,6 +231,7 @@ static void fill_engine(server *s)
     a->max_resident = (int)c->session_max_resident;
     a->cache_tokens = (int)c->session_cache_tokens;
     snprintf(a->policy, sizeof a->policy, "%s", c->session_policy);
+    fill_settings(c, a);
 }
 
 static ic_ingest_limits ingest_limits(const server *s)
@@ -338,6 +367,12 @@ int main(int argc, char **argv)
     }
     ic_log_set_level((ic_log_level)ic_log_level_parse(s.config.log_level));
     ic_log_set_content(s.config.log_content);
+    const char *failpoint = getenv("INFCHAT_FAILPOINT"); /* tests/crash */
+    if (failpoint && ic_failpoint_arm(failpoint, &e)) {
+        fprintf(stderr, "infchatd: INFCHAT_FAILPOINT: %s\n", e.text);
+        ic_config_fini(&s.config);
+        return EXIT_USAGE;
+    }
     ic_actor_setup();
     if (catch_signals()) {
         fprintf(stderr, "infchatd: signals: %s\n", strerror(errno));
