@@ -24,13 +24,21 @@ static bool is_silent(const ic_session *s)
 static int rows_of_frames(ic_session *s, const ic_input *in, ic_error *e)
 {
     uint32_t group = 0;
-    if (in->kind == IC_INPUT_IMAGE)
-        return ic_grammar_image(s->grammar, in->grid.tokens_h, in->grid.tokens_w, &group, &s->rows,
-                                e);
+    int rc;
+    if (in->kind == IC_INPUT_IMAGE) { /* it has no time of its own */
+        rc =
+            ic_grammar_image(s->grammar, in->grid.tokens_h, in->grid.tokens_w, &group, &s->rows, e);
+        if (!rc)
+            ic_stream_clock_note(&s->clock, group, s->clock.last_us);
+        return rc;
+    }
     int last = s->engine->info.temporal - 1;
     int64_t sum = in->frame[0]->pts_us + in->frame[last]->pts_us;
-    return ic_grammar_frames(s->grammar, (double)sum / 2e6, in->grid.tokens_h, in->grid.tokens_w,
-                             &group, &s->rows, e);
+    rc = ic_grammar_frames(s->grammar, (double)sum / 2e6, in->grid.tokens_h, in->grid.tokens_w,
+                           &group, &s->rows, e);
+    if (!rc)
+        ic_stream_clock_note(&s->clock, group, sum / 2);
+    return rc;
 }
 
 static int rows_of(ic_session *s, const ic_input *in, ic_error *e)

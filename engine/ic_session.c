@@ -122,6 +122,7 @@ int ic_session_new(ic_session **out, ic_engine *engine, const ic_session_config 
     s->grammar = ic_grammar_state_new(engine->grammar);
     s->seen = ic_alloc(seen_bytes(engine));
     s->answer.last = s->answer.entered = -1;
+    s->clock.stride = 1;
     ic_slab_desc desc = slab_desc(engine, config);
     rc = ic_slab_new(&s->slab, engine->device, &desc, e);
     if (!rc)

@@ -5,6 +5,7 @@
 #include "engine/ic_engine_priv.h"
 #include "engine/ic_policy.h"
 #include "engine/ic_session.h"
+#include "engine/ic_stream_clock.h"
 
 typedef enum ic_input_kind {
     IC_INPUT_SYSTEM,
@@ -61,6 +62,7 @@ struct ic_session {
     int pinned;    /* rows pinned so far */
     bool turn_open;
     ic_session_stats stats; /* counters only; the rest is computed when asked for */
+    ic_stream_clock clock;
     /* what waits, in order */
     ic_input *queue;
     int queue_count, queue_capacity;

@@ -1,7 +1,7 @@
 /* A session as bytes. Little-endian; the cache's rows go apart (ic_slab_save_rows), everything else
  * is here. On load nothing is believed: every number is checked before it is used. */
 /* clang-format off */
-/* state:    "ICSS" version | config | counters | blob seen (bitmap of the vocabulary) |
+/* state:    "ICSS" version | config | counters | clock | blob seen (bitmap of the vocabulary) |
  *           blob grammar | answer | u8 has_half, input | u32 count, inputs that wait |
  *           u8 open, input going in, u32 rows, u32 at, rows | blob slot tables | scores | window
  * config:   blob policy | u32 cache_tokens, chunk_max, slack, pinned_max, kv_dtype,
@@ -11,6 +11,8 @@
  *           vocab)
  * counters: u64 tokens, evicted_tokens, evicted_groups, frames, groups, turn |
  *           u32 prompt_tokens, cached_tokens, pinned | u8 turn_open
+ * clock:    u64 base_us, last_us | u32 stride, count | count of: u32 group, u64 at_us
+ *           (version 2: nothing)
  * answer:   u8 phase | sampling | u8 cancelled, told | u32 last, entered, tokens, count |
  *           forced u32
  * sampling: f32 temperature | u32 top_k | f32 top_p, repetition_penalty | u64 seed |
@@ -171,6 +173,7 @@ int ic_session_save_state(const ic_session *s, ic_buf *out, ic_error *e)
     ic_buf_u32(out, IC_SESSION_STATE_VERSION);
     save_config(s, out);
     save_counters(s, out);
+    ic_stream_clock_save(&s->clock, out);
     ic_buf_blob(out, s->seen, (uint32_t)((s->engine->config.text.vocab + 7) / 8));
     ic_buf grammar, tables;
     ic_buf_init(&grammar, 0);
@@ -403,6 +406,8 @@ static int load_counters(ic_session *s, reader *r)
     s->turn_open = take_bool(r);
     if (t->tokens > UINT32_MAX / 2)
         return garbled(r, "its token count");
+    if (r->version > IC_SESSION_STATE_OLDEST && !ic_stream_clock_load(&s->clock, &r->c))
+        return garbled(r, "its clock");
     uint32_t bytes = 0;
     const void *seen = ic_cursor_blob(&r->c, &bytes);
     if (r->c.status || bytes != (uint32_t)((r->vocab + 7) / 8))
