@@ -183,7 +183,8 @@ static void hash_content(ic_mail_request *q)
 static bool is_new_work(ic_wire_verb verb)
 {
     return verb == IC_WIRE_NEW || verb == IC_WIRE_ASK || verb == IC_WIRE_MEDIA
-           || verb == IC_WIRE_RESUME || verb == IC_WIRE_RM || verb == IC_WIRE_SUSPEND;
+           || verb == IC_WIRE_RESUME || verb == IC_WIRE_RM || verb == IC_WIRE_SUSPEND
+           || verb == IC_WIRE_FORK || verb == IC_WIRE_MARK || verb == IC_WIRE_UNMARK;
 }
 
 static void route(router *r, ic_mail_request **q_p)
@@ -204,6 +205,9 @@ static void route(router *r, ic_mail_request **q_p)
     case IC_WIRE_SHOW:
     case IC_WIRE_TITLE:
     case IC_WIRE_STATUS:
+    case IC_WIRE_MARK:
+    case IC_WIRE_UNMARK:
+    case IC_WIRE_FORK:
         router_desk(r, q_p);
         return;
     default:

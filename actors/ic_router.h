@@ -1,10 +1,10 @@
 /* ic_router: the front of the daemon. It owns the sockets and the table of session actors.
  *
- * Messages are decoded here and go on as structs. What concerns no running session (NEW, LIST,
- * SHOW, TITLE, STATUS) the store answers; everything else goes to the session's actor, which is
- * started when there is none. At most max_resident sessions hold a cache: one that wants it asks
- * for room, and an idle one is suspended for it. A client that does not read fills its own backlog
- * and nobody else's.
+ * Messages are decoded here and go on as structs. What needs no running session (NEW, LIST,
+ * SHOW, TITLE, STATUS, MARK, UNMARK, FORK) the store answers; everything else goes to the session's
+ * actor, which is started when there is none. At most max_resident sessions hold a cache: one that
+ * wants it asks for room, and an idle one is suspended for it. A client that does not read fills
+ * its own backlog and nobody else's.
  *
  * Mail: ic_actor_msgs.h. From main DRAIN {milliseconds}: no new work, GOAWAY to all clients, every
  * session finishes or stops its answer and is stored; then DRAINED goes to main. Main also gets

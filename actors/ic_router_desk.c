@@ -195,6 +195,8 @@ static void fill_session(const router *r, const ic_store_session *s, ic_wire_ses
     ic_wire_put(i, session_info, session, s->id);
     ic_wire_put(i, session_info, title, s->title);
     ic_wire_put(i, session_info, owner, s->owner);
+    if (s->parent[0])
+        ic_wire_put(i, session_info, parent, s->parent);
     ic_wire_put(i, session_info, state, entry ? entry->state.state : IC_WIRE_STATE_SUSPENDED);
     ic_wire_put(i, session_info, created_us, s->created_us);
     ic_wire_put(i, session_info, updated_us, s->used_us);
@@ -274,6 +276,16 @@ static void fill_medias(const ic_job_desk *d, ic_wire_media_info *items)
     }
 }
 
+static uint32_t fill_marks(const ic_job_desk *d, ic_wire_mark_info *items)
+{
+    for (int i = 0; i < d->mark_count; i++) {
+        ic_wire_put(&items[i], mark_info, name, d->marks[i].name);
+        ic_wire_put(&items[i], mark_info, time_us, d->marks[i].time_us);
+        ic_wire_put(&items[i], mark_info, turn, (uint64_t)d->marks[i].turn);
+    }
+    return (uint32_t)d->mark_count;
+}
+
 static void answer_show(router *r, ic_job_desk *d)
 {
     ic_wire_msg m = router_ok(d->request);
@@ -301,7 +313,11 @@ static void answer_show(router *r, ic_job_desk *d)
     ic_wire_put(&m.ok, ok, turns, ((ic_wire_turn_info_list){.count = count, .items = turns}));
     ic_wire_put(&m.ok, ok, medias,
                 ((ic_wire_media_info_list){.count = (uint32_t)d->media_count, .items = medias}));
+    ic_wire_mark_info *marks = ic_calloc((size_t)d->mark_count + 1, sizeof *marks);
+    ic_wire_put(&m.ok, ok, marks,
+                ((ic_wire_mark_info_list){.count = fill_marks(d, marks), .items = marks}));
     router_send(r, d->request->peer, &m);
+    ic_free(marks);
     ic_free(turns);
     ic_free(medias);
     ic_talk_config_fini(&config);
@@ -406,7 +422,8 @@ static void answer_plain(router *r, const ic_mail_request *q, const char *sessio
     ic_wire_msg m = router_ok(q);
     ic_wire_put(&m.ok, ok, session, session);
     ic_wire_verb verb = q->msg.verb;
-    if (verb == IC_WIRE_SUSPEND || verb == IC_WIRE_CANCEL || verb == IC_WIRE_MEDIA_STOP)
+    if (verb == IC_WIRE_SUSPEND || verb == IC_WIRE_CANCEL || verb == IC_WIRE_MEDIA_STOP
+        || verb == IC_WIRE_FORK)
         ic_wire_put(&m.ok, ok, state, IC_WIRE_STATE_SUSPENDED);
     if (repeated)
         ic_wire_put(&m.ok, ok, repeated, true);
@@ -452,6 +469,8 @@ static void refuse(router *r, const ic_job_desk *d)
     ic_wire_code code = ic_wire_code_from_err(d->job.rc);
     if (d->ambiguous)
         code = IC_WIRE_CODE_AMBIGUOUS;
+    else if (d->job.rc == IC_EEXIST)
+        code = IC_WIRE_CODE_INVALID;
     else if (d->job.rc == IC_EIO || d->job.rc == IC_EFORMAT)
         code = IC_WIRE_CODE_STORE;
     router_error(r, d->request, code, d->job.error.text);
@@ -506,7 +525,14 @@ void router_desk_done(router *r, ic_job_desk *d)
         answer_show(r, d);
         break;
     case IC_DESK_TITLE:
+    case IC_DESK_MARK:
+    case IC_DESK_UNMARK:
         answer_plain(r, d->request, d->sessions[0].id, same);
+        break;
+    case IC_DESK_FORK:
+        answer_plain(r, d->request, d->sessions[0].id, same);
+        ic_log_info("router", "session %.8s is a fork of %.8s", d->sessions[0].id,
+                    d->sessions[0].parent);
         break;
     case IC_DESK_DELETE:
         ic_log_info("router", "session %.8s is deleted", d->request->session);
@@ -540,6 +566,15 @@ void router_desk(router *r, ic_mail_request **q_p)
         break;
     case IC_WIRE_TITLE:
         type = IC_DESK_TITLE;
+        break;
+    case IC_WIRE_MARK:
+        type = IC_DESK_MARK;
+        break;
+    case IC_WIRE_UNMARK:
+        type = IC_DESK_UNMARK;
+        break;
+    case IC_WIRE_FORK:
+        type = IC_DESK_FORK;
         break;
     default:
         break;

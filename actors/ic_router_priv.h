@@ -65,7 +65,8 @@ void router_stop_sessions(router *r);
 int router_resident(const router *r);
 
 /* ic_router_desk.c: what the store answers */
-void router_desk(router *r, ic_mail_request **q_p);     /* NEW, LIST, SHOW, TITLE, STATUS */
+void router_desk(router *r,
+                 ic_mail_request **q_p); /* NEW, LIST, SHOW, TITLE, STATUS, MARK, UNMARK, FORK */
 void router_look_for(router *r, ic_mail_request **q_p); /* finds the session of a request */
 void router_delete(router *r, ic_mail_request **q_p);
 void router_pending(router *r);

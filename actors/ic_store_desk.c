@@ -1,11 +1,11 @@
 /* The router's jobs: what the store answers to a client without any session's help. */
 #include <string.h>
 
-#include "actors/ic_store_jobs.h"
+#include "actors/ic_store_desk_priv.h"
 #include "base/ic_clock.h"
 #include "base/ic_mem.h"
 
-static const char owner[] = "local"; /* until there are users */
+const char ic_desk_owner[] = "local";
 
 const ic_wire_id *ic_request_key(const ic_wire_msg *m)
 {
@@ -26,6 +26,14 @@ const ic_wire_id *ic_request_key(const ic_wire_msg *m)
         return &m->suspend.key;
     case IC_WIRE_RM:
         return &m->rm.key;
+    case IC_WIRE_MARK:
+        return &m->mark.key;
+    case IC_WIRE_UNMARK:
+        return &m->unmark.key;
+    case IC_WIRE_FORK:
+        return &m->fork.key;
+    case IC_WIRE_IMPORT:
+        return &m->import.key;
     default:
         return NULL;
     }
@@ -46,6 +54,7 @@ static void clear_results(ic_job_desk *d)
     d->medias = NULL;
     d->sessions = NULL;
     d->turn_count = d->media_count = d->media_capacity = d->count = d->capacity = 0;
+    d->mark_count = 0;
     d->more = false;
 }
 
@@ -59,7 +68,7 @@ static void discard_desk(ic_mail *m)
     ic_free(d);
 }
 
-static ic_store_session *add_session(ic_job_desk *d)
+ic_store_session *ic_desk_add(ic_job_desk *d)
 {
     if (d->count == d->capacity) {
         d->capacity = d->capacity ? 2 * d->capacity : 4;
@@ -68,15 +77,15 @@ static ic_store_session *add_session(ic_job_desk *d)
     return &d->sessions[d->count++];
 }
 
-static int admit(ic_store *s, ic_job_desk *d, const char *session, ic_store_request *known,
-                 ic_error *e)
+int ic_desk_admit(ic_store *s, ic_job_desk *d, const char *session, ic_store_request *known,
+                  ic_error *e)
 {
     return ic_store_request_admit(s, ic_request_key(&d->request->msg)->bytes, d->request->content,
                                   (uint32_t)d->request->msg.verb, session, ic_clock_wall_us(),
                                   &d->verdict, known, e);
 }
 
-static int finish_request(ic_store *s, ic_job_desk *d, const char *session, ic_error *e)
+int ic_desk_finish(ic_store *s, ic_job_desk *d, const char *session, ic_error *e)
 {
     return ic_store_request_update(s, ic_request_key(&d->request->msg)->bytes, IC_STORE_DONE,
                                    session, 0, 0, NULL, 0, e);
@@ -86,23 +95,24 @@ static int run_new(ic_store *s, ic_job_desk *d, ic_error *e)
 {
     const ic_wire_new *m = &d->request->msg.new;
     ic_store_request known;
-    int rc = admit(s, d, NULL, &known, e);
+    int rc = ic_desk_admit(s, d, NULL, &known, e);
     if (rc || d->verdict == IC_STORE_CONFLICT || d->verdict == IC_STORE_EXPIRED)
         return rc;
     char id[IC_STORE_ID_CHARS + 1];
     if (d->verdict == IC_STORE_SAME)
-        return ic_store_session_get(s, known.session, add_session(d), e);
-    rc = ic_store_session_create(s, owner, ic_wire_get(m, new, title, ""), ic_clock_wall_us(),
-                                 IC_SESSION_CONFIG_VERSION, d->config.data, d->config.size, id, e);
+        return ic_store_session_get(s, known.session, ic_desk_add(d), e);
+    rc = ic_store_session_create(s, ic_desk_owner, ic_wire_get(m, new, title, ""),
+                                 ic_clock_wall_us(), IC_SESSION_CONFIG_VERSION, d->config.data,
+                                 d->config.size, id, e);
     if (rc == IC_OK)
-        rc = finish_request(s, d, id, e);
-    return rc ? rc : ic_store_session_get(s, id, add_session(d), e);
+        rc = ic_desk_finish(s, d, id, e);
+    return rc ? rc : ic_store_session_get(s, id, ic_desk_add(d), e);
 }
 
-static int find(ic_store *s, ic_job_desk *d, ic_error *e)
+int ic_desk_find(ic_store *s, ic_job_desk *d, ic_error *e)
 {
-    ic_store_session *found = add_session(d);
-    int rc = ic_store_session_find(s, owner, d->request->session, found, e);
+    ic_store_session *found = ic_desk_add(d);
+    int rc = ic_store_session_find(s, ic_desk_owner, d->request->session, found, e);
     d->ambiguous = rc == IC_EINVAL;
     if (rc == IC_OK)
         snprintf(d->request->session, sizeof d->request->session, "%s", found->id);
@@ -112,11 +122,11 @@ static int find(ic_store *s, ic_job_desk *d, ic_error *e)
 /* A deleted session is found no more, but its deletion's key is still known. */
 static int run_find(ic_store *s, ic_job_desk *d, ic_error *e)
 {
-    int rc = find(s, d, e);
+    int rc = ic_desk_find(s, d, e);
     const ic_wire_id *key = ic_request_key(&d->request->msg);
     if (rc != IC_ENOTFOUND || !key || ic_store_batch_begin(s, NULL))
         return rc;
-    if (admit(s, d, NULL, NULL, NULL))
+    if (ic_desk_admit(s, d, NULL, NULL, NULL))
         d->verdict = IC_STORE_NEW;
     ic_store_batch_rollback(s);
     return d->verdict == IC_STORE_NEW ? rc : IC_OK;
@@ -139,14 +149,14 @@ static int list_session(void *arg, const ic_store_session *session)
         l->desk->more = true;
         return 1;
     }
-    *add_session(l->desk) = *session;
+    *ic_desk_add(l->desk) = *session;
     return 0;
 }
 
 static int run_list(ic_store *s, ic_job_desk *d, ic_error *e)
 {
     listing l = {.desk = d, .after = ic_wire_get(&d->request->msg.list, list, after, NULL)};
-    return ic_store_session_list(s, owner, list_session, &l, e);
+    return ic_store_session_list(s, ic_desk_owner, list_session, &l, e);
 }
 
 /* Rows of the transcript into rounds: the parts begin with the round's number; an answer's go on
@@ -210,7 +220,7 @@ static int add_media(void *arg, const ic_store_media *m)
 static int run_show(ic_store *s, ic_job_desk *d, ic_error *e)
 {
     enum { MARGIN = 160 }; /* rows of queued questions between a question and its answer */
-    int rc = find(s, d, e);
+    int rc = ic_desk_find(s, d, e);
     if (rc)
         return rc;
     const ic_store_session *found = &d->sessions[0];
@@ -220,6 +230,8 @@ static int run_show(ic_store *s, ic_job_desk *d, ic_error *e)
         rc = ic_store_sizes_session(s, found->id, &d->sizes, e);
     if (rc == IC_OK)
         rc = ic_store_media_list(s, found->id, 0, add_media, d, e);
+    if (rc == IC_OK)
+        rc = ic_desk_marks(s, d, e);
     if (rc || !d->limit)
         return rc;
     d->turns = ic_calloc((size_t)d->limit, sizeof *d->turns);
@@ -229,22 +241,22 @@ static int run_show(ic_store *s, ic_job_desk *d, ic_error *e)
 
 static int run_title(ic_store *s, ic_job_desk *d, ic_error *e)
 {
-    int rc = find(s, d, e);
+    int rc = ic_desk_find(s, d, e);
     if (rc == IC_OK)
-        rc = admit(s, d, d->sessions[0].id, NULL, e);
+        rc = ic_desk_admit(s, d, d->sessions[0].id, NULL, e);
     if (rc || d->verdict != IC_STORE_NEW)
         return rc;
     rc = ic_store_session_set_title(s, d->sessions[0].id, d->request->msg.title.title, e);
-    return rc ? rc : finish_request(s, d, NULL, e);
+    return rc ? rc : ic_desk_finish(s, d, NULL, e);
 }
 
 static int run_delete(ic_store *s, ic_job_desk *d, ic_error *e)
 {
-    int rc = admit(s, d, NULL, NULL, e);
+    int rc = ic_desk_admit(s, d, NULL, NULL, e);
     if (rc || d->verdict != IC_STORE_NEW)
         return rc;
     rc = ic_store_session_delete(s, d->request->session, e);
-    return rc ? rc : finish_request(s, d, NULL, e);
+    return rc ? rc : ic_desk_finish(s, d, NULL, e);
 }
 
 static int note_pending(void *arg, const ic_store_request *r)
@@ -255,7 +267,7 @@ static int note_pending(void *arg, const ic_store_request *r)
             return 0;
     }
     if (r->session[0] && d->count < d->limit) {
-        ic_store_session *found = add_session(d);
+        ic_store_session *found = ic_desk_add(d);
         *found = (ic_store_session){0};
         snprintf(found->id, sizeof found->id, "%s", r->session);
     }
@@ -280,6 +292,12 @@ static int run_desk(ic_store *s, ic_store_job *job, ic_error *e)
         return run_title(s, d, e);
     case IC_DESK_DELETE:
         return run_delete(s, d, e);
+    case IC_DESK_MARK:
+        return ic_desk_mark(s, d, e);
+    case IC_DESK_UNMARK:
+        return ic_desk_unmark(s, d, e);
+    case IC_DESK_FORK:
+        return ic_desk_fork(s, d, e);
     case IC_DESK_SIZES:
         return ic_store_sizes_all(s, &d->sizes, e);
     case IC_DESK_PENDING:
@@ -292,7 +310,8 @@ ic_job_desk *ic_job_desk_new(ic_desk_type type, ic_mail_request **request_p, ic_
 {
     ic_job_desk *d = ic_mail_new(IC_MAIL_STORE_JOB, sizeof *d, discard_desk);
     d->job.run = run_desk;
-    d->job.grouped = type == IC_DESK_NEW || type == IC_DESK_TITLE || type == IC_DESK_DELETE;
+    d->job.grouped = type == IC_DESK_NEW || type == IC_DESK_TITLE || type == IC_DESK_DELETE
+                     || type == IC_DESK_MARK || type == IC_DESK_UNMARK || type == IC_DESK_FORK;
     d->job.reply = reply;
     d->type = type;
     if (request_p) {

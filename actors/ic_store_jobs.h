@@ -147,6 +147,9 @@ typedef enum ic_desk_type {
     IC_DESK_SHOW,
     IC_DESK_TITLE,
     IC_DESK_DELETE,
+    IC_DESK_MARK,
+    IC_DESK_UNMARK,
+    IC_DESK_FORK,
     IC_DESK_SIZES,  /* for status */
     IC_DESK_PENDING /* sessions with requests that a crash left unfinished */
 } ic_desk_type;
@@ -172,10 +175,10 @@ typedef struct ic_job_desk {
     ic_store_job job;
     ic_desk_type type;
     ic_mail_request *request; /* owned; NULL for PENDING */
-    ic_store_verdict verdict; /* NEW, TITLE, DELETE */
+    ic_store_verdict verdict; /* of those with a key */
     bool ambiguous;
     ic_buf config;              /* NEW: in; SHOW: out */
-    ic_store_session *sessions; /* results; one for NEW, FIND, SHOW */
+    ic_store_session *sessions; /* results; one for NEW, FIND, SHOW, FORK */
     int count, capacity;
     int limit; /* LIST, SHOW: at most this many sessions or turns */
     bool more;
@@ -183,6 +186,8 @@ typedef struct ic_job_desk {
     int turn_count;
     ic_desk_media *medias;
     int media_count, media_capacity;
+    ic_store_mark marks[IC_STORE_MARKS];
+    int mark_count;
     ic_store_sizes sizes;
 } ic_job_desk;
 ic_job_desk *ic_job_desk_new(ic_desk_type type, ic_mail_request **request_p, ic_port *reply);

@@ -310,6 +310,21 @@ static int replay_frame(replay *r, ic_talk_record *rec)
     return IC_OK;
 }
 
+/* Questions without an answer stay with the session that this one is a copy of; so does the rest of
+ * a source that was being read there. */
+static void replay_fork(replay *r)
+{
+    talk *t = r->t;
+    talk_turn_free(&r->now);
+    while (r->count)
+        talk_turn_free(&r->asked[--r->count]);
+    if (!t->head.open_media)
+        return;
+    t->head.open_media = 0;
+    ic_mail_input *in = ic_mail_input_new(t->seat, IC_INPUT_FRAMES_END);
+    talk_send_input(t, &in);
+}
+
 static int replay_record(replay *r, ic_talk_record *rec)
 {
     talk *t = r->t;
@@ -342,6 +357,9 @@ static int replay_record(replay *r, ic_talk_record *rec)
         return IC_OK;
     case IC_RECORD_MEDIA_END:
         t->head.open_media = 0;
+        return IC_OK;
+    case IC_RECORD_FORK:
+        replay_fork(r);
         return IC_OK;
     }
     return IC_EVERSION;

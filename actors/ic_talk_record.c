@@ -203,6 +203,7 @@ int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out)
         put_frame(out, r->frame, &r->grid, r->detached);
         break;
     case IC_RECORD_FRAMES_END:
+    case IC_RECORD_FORK:
         break;
     case IC_RECORD_ASK:
         ic_buf_u64(out, r->turn);
@@ -270,6 +271,7 @@ static int get_content(ic_cursor *c, ic_talk_record *r)
     case IC_RECORD_IMAGE:
         return get_frame(c, r);
     case IC_RECORD_FRAMES_END:
+    case IC_RECORD_FORK:
         return IC_OK;
     case IC_RECORD_ASK:
         return get_ask(c, r);

@@ -38,7 +38,10 @@ typedef enum ic_talk_record_kind {
     IC_RECORD_END = 12,      /* turn, finish, told */
     IC_RECORD_MEDIA = 8,     /* media: a source is being read */
     IC_RECORD_MEDIA_END = 9, /* media */
-    IC_RECORD_PIXELS = 10 /* pixels: a piece of the next frame, which is too large for one record */
+    IC_RECORD_PIXELS =
+        10,             /* pixels: a piece of the next frame, which is too large for one record */
+    IC_RECORD_FORK = 11 /* the session is a copy of another from here on: what was in flight there,
+                           a question or a source, is not this one's */
 } ic_talk_record_kind;
 
 /* What the usage of all answers together has told of the session so far. A replay cannot count it

@@ -81,21 +81,19 @@ int ic_cli_call(ic_cli *cli, ic_wire_msg *request, ic_wire_msg *reply, ic_error 
     return rc;
 }
 
-/* The last line of most commands: what OK holds, but for the request's number, which is ours. */
-static void print_ok(ic_cli *cli, const ic_wire_ok *ok)
+void ic_cli_print_ok(ic_cli *cli, const ic_wire_ok *ok)
 {
     ic_wire_ok result = *ok;
     result.has &= ~((uint64_t)1 << IC_WIRE_F_ok_re);
     ic_cli_view_json(&cli->view, "result", "ok", &result);
 }
 
-/* Sends a message and forgets what its OK holds. */
-static int call_plain(ic_cli *cli, ic_wire_msg *request, ic_error *e)
+int ic_cli_call_plain(ic_cli *cli, ic_wire_msg *request, ic_error *e)
 {
     ic_wire_msg reply;
     int rc = ic_cli_call(cli, request, &reply, e);
     if (!rc && cli->args->json)
-        print_ok(cli, &reply.ok);
+        ic_cli_print_ok(cli, &reply.ok);
     ic_wire_msg_fini(&reply);
     return rc;
 }
@@ -314,7 +312,7 @@ int ic_cli_suspend(ic_cli *cli, const ic_wire_id *key, ic_error *e)
     ic_wire_msg_init(&m, IC_WIRE_SUSPEND);
     ic_wire_put(&m.suspend, suspend, session, cli->session);
     set_key(&m, key);
-    return call_plain(cli, &m, e);
+    return ic_cli_call_plain(cli, &m, e);
 }
 
 int ic_cli_title(ic_cli *cli, const char *title, const ic_wire_id *key, ic_error *e)
@@ -324,7 +322,7 @@ int ic_cli_title(ic_cli *cli, const char *title, const ic_wire_id *key, ic_error
     ic_wire_put(&m.title, title, session, cli->session);
     ic_wire_put(&m.title, title, title, title);
     set_key(&m, key);
-    return call_plain(cli, &m, e);
+    return ic_cli_call_plain(cli, &m, e);
 }
 
 static int run_rm(ic_cli *cli, const ic_wire_id *key, ic_error *e)
@@ -333,7 +331,7 @@ static int run_rm(ic_cli *cli, const ic_wire_id *key, ic_error *e)
     ic_wire_msg_init(&m, IC_WIRE_RM);
     ic_wire_put(&m.rm, rm, session, cli->session);
     set_key(&m, key);
-    return call_plain(cli, &m, e);
+    return ic_cli_call_plain(cli, &m, e);
 }
 
 static int run_cancel(ic_cli *cli, const ic_wire_id *key, ic_error *e)
@@ -342,7 +340,7 @@ static int run_cancel(ic_cli *cli, const ic_wire_id *key, ic_error *e)
     ic_wire_msg_init(&m, IC_WIRE_CANCEL);
     ic_wire_put(&m.cancel, cancel, session, cli->session);
     set_key(&m, key);
-    return call_plain(cli, &m, e);
+    return ic_cli_call_plain(cli, &m, e);
 }
 
 int ic_cli_show(ic_cli *cli, uint64_t turns, ic_error *e)
@@ -353,7 +351,7 @@ int ic_cli_show(ic_cli *cli, uint64_t turns, ic_error *e)
     ic_wire_put(&m.show, show, turns, turns);
     int rc = ic_cli_call(cli, &m, &reply, e);
     if (!rc && cli->args->json)
-        print_ok(cli, &reply.ok);
+        ic_cli_print_ok(cli, &reply.ok);
     else if (!rc)
         ic_cli_view_show(&reply.ok);
     ic_wire_msg_fini(&reply);
@@ -520,7 +518,7 @@ static int run_resume(ic_cli *cli, ic_error *e)
     if (rc)
         return rc;
     if (cli->args->json && !is_chat)
-        print_ok(cli, &reply.ok);
+        ic_cli_print_ok(cli, &reply.ok);
     uint64_t again = ic_wire_get(&reply.ok, ok, recomputed_tokens, 0);
     if (again)
         ic_cli_view_note(&cli->view, "resumed; %llu tokens were computed again",
@@ -593,6 +591,11 @@ static int run_command(ic_cli *cli, ic_error *e)
         return ic_cli_suspend(cli, key, e);
     case IC_CLI_RM:
         return run_rm(cli, key, e);
+    case IC_CLI_MARK:
+    case IC_CLI_UNMARK:
+        return ic_cli_mark(cli, key, e);
+    case IC_CLI_FORK:
+        return ic_cli_fork(cli, key, e);
     default:
         return ic_cli_status(cli, e);
     }

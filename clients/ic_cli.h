@@ -30,6 +30,12 @@ void ic_cli_interrupt(void);
  * ic_client_call. */
 int ic_cli_call(ic_cli *cli, ic_wire_msg *request, ic_wire_msg *reply, ic_error *e);
 
+/* The last line of most commands with --json: what OK holds, but for the request's number, which is
+ * ours. */
+void ic_cli_print_ok(ic_cli *cli, const ic_wire_ok *ok);
+/* Sends a message; of its OK only --json tells. */
+int ic_cli_call_plain(ic_cli *cli, ic_wire_msg *request, ic_error *e);
+
 /* Asks and shows the answer until its end. IC_ECANCELED: it was stopped; IC_EIO: it failed on the
  * server, which e tells. key may be NULL. */
 int ic_cli_ask(ic_cli *cli, const char *text, const ic_wire_id *key, ic_error *e);
@@ -51,6 +57,10 @@ int ic_cli_suspend(ic_cli *cli, const ic_wire_id *key, ic_error *e);
 int ic_cli_show(ic_cli *cli, uint64_t turns, ic_error *e);
 int ic_cli_status(ic_cli *cli, ic_error *e);
 int ic_cli_title(ic_cli *cli, const char *title, const ic_wire_id *key, ic_error *e);
+
+/* ic_cli_keep.c: `mark`, `unmark` and `fork` as the command line says. */
+int ic_cli_mark(ic_cli *cli, const ic_wire_id *key, ic_error *e);
+int ic_cli_fork(ic_cli *cli, const ic_wire_id *key, ic_error *e);
 
 /* Lines from the terminal or a pipe to cli->session, until the end, /quit or an error (in e). */
 int ic_cli_chat(ic_cli *cli, ic_error *e);

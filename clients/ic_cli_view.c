@@ -442,6 +442,7 @@ void ic_cli_view_show(const ic_wire_ok *ok)
     show_line("title     ", info->title);
     printf("state     %s%s%s\n", ic_wire_word("state", ic_wire_get(info, session_info, state, -1)),
            info->reason ? ": " : "", info->reason ? info->reason : "");
+    show_line("fork of   ", info->parent);
     printf("created   %s\nlast used %s\n", created, updated);
     printf("memory    %llu of %llu tokens%s%s, %llu evicted, %.1f MB, %.1f MB stored\n",
            (unsigned long long)info->cache_tokens, (unsigned long long)info->cache_slots,
@@ -451,6 +452,9 @@ void ic_cli_view_show(const ic_wire_ok *ok)
     show_line("system    ", info->system);
     for (uint32_t i = 0; i < ok->medias.count; i++)
         show_media(&ok->medias.items[i]);
+    for (uint32_t i = 0; i < ok->marks.count; i++)
+        printf("mark      %s (after turn %llu)\n", ok->marks.items[i].name,
+               (unsigned long long)ok->marks.items[i].turn);
     for (uint32_t i = 0; i < ok->turns.count; i++) {
         show_line("\n> ", ic_wire_get(&ok->turns.items[i], turn_info, text, ""));
         show_line("", ic_wire_get(&ok->turns.items[i], turn_info, answer, "(no answer yet)"));

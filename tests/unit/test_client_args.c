@@ -104,6 +104,24 @@ static void words_are_read(void **state)
     assert_int_equal(a.command, IC_CLI_VERSION);
 }
 
+/* Marks and forks: names, titles and the two ways of giving a seed. */
+static void forks_are_read(void **state)
+{
+    (void)state;
+    ic_cli_args a;
+    ic_error e = {0};
+    ic_assert_ok(parse(&a, "mark 3f9a the_film", &e), &e);
+    assert_int_equal(a.command, IC_CLI_MARK);
+    assert_string_equal(a.text, "the film");
+    ic_assert_ok(parse(&a, "fork 3f9a --at the_film --title mine --seed same", &e), &e);
+    assert_int_equal(a.command, IC_CLI_FORK);
+    assert_string_equal(a.at, "the film");
+    assert_string_equal(a.create.title, "mine");
+    assert_true(a.same_seed && !ic_wire_has(&a.sampling, sampling, seed));
+    ic_assert_ok(parse(&a, "fork 3f9a --seed 7", &e), &e);
+    assert_true(!a.same_seed && a.sampling.seed == 7 && !a.at);
+}
+
 /* Wrong usage is refused with a sentence that names what is wrong. */
 static void wrong_usage_is_named(void **state)
 {
@@ -113,7 +131,12 @@ static void wrong_usage_is_named(void **state)
     } rows[] = {
         {"", "no command"},
         {"dance", "unknown command dance"},
-        {"fork 3f9a", "unknown command fork"},
+        {"fork", "usage: infchat fork ID"},
+        {"mark 3f9a", "usage: infchat mark ID NAME"},
+        {"fork 3f9a --at", "--at needs NAME"},
+        {"fork 3f9a --seed often", "--seed often"},
+        {"ask 3f9a x --seed same", "--seed same"},
+        {"sessions --at x", "sessions takes no --at"},
         {"ask 3f9a", "usage: infchat ask ID TEXT"},
         {"ask 3f9a What is red", "too many words"},
         {"status now", "usage: infchat status"},
@@ -262,11 +285,11 @@ static void times_are_written(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(options_are_read),  cmocka_unit_test(settings_are_read),
-        cmocka_unit_test(words_are_read),    cmocka_unit_test(wrong_usage_is_named),
-        cmocka_unit_test(times_are_read),    cmocka_unit_test(sources_are_told_apart),
-        cmocka_unit_test(the_bar_tells),     cmocka_unit_test(texts_are_made_harmless),
-        cmocka_unit_test(times_are_written),
+        cmocka_unit_test(options_are_read),        cmocka_unit_test(settings_are_read),
+        cmocka_unit_test(forks_are_read),          cmocka_unit_test(words_are_read),
+        cmocka_unit_test(wrong_usage_is_named),    cmocka_unit_test(times_are_read),
+        cmocka_unit_test(sources_are_told_apart),  cmocka_unit_test(the_bar_tells),
+        cmocka_unit_test(texts_are_made_harmless), cmocka_unit_test(times_are_written),
     };
     return IC_TEST_RUN(tests);
 }

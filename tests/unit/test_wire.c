@@ -738,8 +738,8 @@ static void shared_fields_are_found(void **state)
         with_session += ic_wire_msg_session(&m) != NULL;
         forget();
     }
-    assert_int_equal(with_key, 8);
-    assert_int_equal(with_session, 17);
+    assert_int_equal(with_key, 12);
+    assert_int_equal(with_session, 21);
     ic_wire_msg ask;
     ic_wire_msg_init(&ask, IC_WIRE_ASK);
     ic_wire_put(&ask.ask, ask, session, "3f");
