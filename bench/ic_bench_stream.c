@@ -556,6 +556,15 @@ static double ratio(const decile *d)
                            : 0;
 }
 
+/* Tenths up to the last one that has tokens. */
+static int tenths(const reader *r)
+{
+    int n = DECILES;
+    while (n > 0 && r->deciles[n - 1].rows == 0)
+        n--;
+    return n;
+}
+
 static decile sum_of(const reader *r)
 {
     decile sum = {0};
@@ -586,7 +595,7 @@ static void print_json(const stream *s, const reader *r, const char *model)
            exp(per(all.nll, (double)all.scored)), per((double)all.rows, all.seconds), stretch,
            exp(per(all.stretch_stream, stretch)), exp(per(all.stretch_fresh, stretch)), ratio(&all),
            s->odd);
-    for (int i = 0; i < DECILES && r->deciles[i].rows; i++) {
+    for (int i = 0; i < tenths(r); i++) {
         const decile *d = &r->deciles[i];
         printf("%s{\"tokens\":%lld,\"perplexity\":%.4f,\"tokens_per_s\":%.1f,"
                "\"resident_bytes\":%llu,\"stretch_rows\":%lld,\"ratio\":%.5f,\"median_age\":%.0f}",
@@ -604,7 +613,7 @@ static void print_table(const reader *r)
     printf("%s, %d tokens: %lld tokens read; %s\n", r->config.policy, r->config.cache_tokens,
            (long long)r->rows, r->ended ? r->error.text : "all read");
     printf("  tenth  perplexity  tokens/s  resident MiB   ratio to fresh  median age\n");
-    for (int i = 0; i < DECILES && r->deciles[i].rows; i++) {
+    for (int i = 0; i < tenths(r); i++) {
         const decile *d = &r->deciles[i];
         printf("  %5d %11.3f %9.0f %13.1f %16.4f %11.0f\n", i + 1,
                exp(per(d->nll, (double)d->scored)), per((double)d->rows, d->seconds),
