@@ -374,10 +374,10 @@ def draw(out, docs=None):
             budgets = [r["cache_tokens"] for r in results if r["policy"] != "full"]
             text += kinds_table(results, max(set(budgets), key=budgets.count))
             recall_figures(folder, group, results)
-            map_figure(folder, group, results)
         else:
             text = stream_tables(results)
             stream_figures(folder, group, results)
+        map_figure(folder, group, results)
         everything += "## %s\n\n    %s\n\n%s" % (group, commands(points, group), text)
         if docs:
             fill(docs, group, text)
