@@ -82,10 +82,12 @@ typedef struct ic_cuda_device {
     pthread_mutex_t lock; /* guards memory's counts, the spares and the copies' staging */
     size_t used, limit;   /* bytes given out, and what may be */
     size_t shared_max;    /* bytes of shared memory that one block may ask for */
+    bool exact;           /* config->plain_loops: f32 where 16-bit tiles would do, for tests */
     cudaStream_t stream;  /* all that computes */
     cudaStream_t copies;  /* uploads and downloads that overlap with it */
     char *bounce[2]; /* page-locked, IC_CUDA_BOUNCE each: between pageable memory and `copies` */
     cudaEvent_t bounced[2];
+    cudaEvent_t staged; /* what is large enough to be staged beside what computes */
     struct cublasLtContext *library;
     ic_cuda_region rooms[IC_CUDA_ROOM_COUNT];
     ic_cuda_mail ring;           /* for ic_cuda_stage */
@@ -94,6 +96,7 @@ typedef struct ic_cuda_device {
     bool replays;                /* the step's kernels are recorded already: start none */
     struct ic_cuda_steps *steps; /* recorded steps: ic_cuda_step.cu */
     struct ic_cuda_ropes *ropes; /* tables of ic_cuda_rope_of */
+    struct ic_cuda_lines *lines; /* angles of patches: ic_cuda_vision.cu */
     struct ic_cuda_plans *plans; /* which algorithm for which shape: ic_cuda_gemm.cu */
     char trouble[256];           /* the first failure, in words; "": none */
 } ic_cuda_device;
@@ -132,7 +135,7 @@ void ic_cuda_free(ic_device *d, void *memory);
 /* The bytes on their way to the device; the kernels that are started next may read them there.
  * 256-byte aligned; valid until the stream has got to what was started before the next megabytes of
  * staging. NULL: the device failed, or `bytes` is beyond IC_CUDA_STAGE_MAX. */
-enum { IC_CUDA_STAGE_MAX = 1 << 20 };
+enum { IC_CUDA_STAGE_MAX = 4 << 20 };
 void *ic_cuda_stage(ic_cuda_device *d, const void *host, size_t bytes);
 
 /* The tables of `rope` on the device, copied the first time that they are seen. */
@@ -328,6 +331,7 @@ int ic_cuda_memory_open(ic_cuda_device *d, size_t ring_bytes);
 void ic_cuda_memory_close(ic_cuda_device *d);
 int ic_cuda_gemm_open(ic_cuda_device *d);
 void ic_cuda_gemm_close(ic_cuda_device *d);
+void ic_cuda_vision_close(ic_cuda_device *d);
 /* Scratch has moved: what has been recorded points to nothing. */
 void ic_cuda_step_forget(ic_cuda_device *d);
 void ic_cuda_step_close(ic_cuda_device *d);

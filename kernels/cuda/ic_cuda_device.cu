@@ -12,7 +12,7 @@ extern "C" {
 enum {
     MARGIN_PART = 32,       /* of the free memory is left alone, */
     MARGIN_MIN = 512 << 20, /* and at least so much: modules, the library, the display */
-    RING_BYTES = 8 << 20,
+    RING_BYTES = 64 << 20,
     CAPABILITY_MIN = 80 /* asynchronous copies and bf16 tensor cores */
 };
 
@@ -119,6 +119,7 @@ static void device_close(ic_device *base)
     if (d->stream)
         (void)cudaStreamSynchronize(d->stream);
     ic_cuda_gemm_close(d);
+    ic_cuda_vision_close(d);
     ic_cuda_step_close(d);
     forget_ropes(d);
     ic_cuda_memory_close(d);
@@ -228,9 +229,9 @@ static int start(ic_cuda_device *d)
 
 int ic_cuda_device_open(ic_device **out, const ic_device_config *config, ic_error *e)
 {
-    (void)config;
     cudaDeviceProp properties;
     ic_cuda_device *d = (ic_cuda_device *)ic_alloc(sizeof *d);
+    d->exact = config->plain_loops;
     d->base.backend = &backend;
     d->ropes = (struct ic_cuda_ropes *)ic_alloc(sizeof *d->ropes);
     pthread_mutex_init(&d->lock, NULL);

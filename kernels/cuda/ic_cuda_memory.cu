@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { ALIGN = 256, STEP_MAIL_BYTES = IC_CUDA_STAGE_MAX };
+enum { ALIGN = 256, STEP_MAIL_BYTES = 1 << 20, BESIDE_MIN = 64 << 10 };
 
 static size_t rounded(size_t bytes)
 {
@@ -239,6 +239,18 @@ int ic_cuda_wait(ic_device *base)
 
 /* --- staging --- */
 
+/* Large pieces go on the copies' stream, beside what computes; kernels started later wait. */
+static int mail(ic_cuda_device *d, char *to, const char *from, size_t bytes)
+{
+    cudaStream_t by = bytes >= BESIDE_MIN ? d->copies : d->stream;
+    IC_CUDA_TRY(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, by));
+    if (by == d->stream)
+        return 0;
+    IC_CUDA_TRY(d, cudaEventRecord(d->staged, by));
+    IC_CUDA_TRY(d, cudaStreamWaitEvent(d->stream, d->staged, 0));
+    return 0;
+}
+
 void *ic_cuda_stage(ic_cuda_device *d, const void *host, size_t bytes)
 {
     ic_cuda_mail *m = d->in_step ? &d->step_mail : &d->ring;
@@ -252,10 +264,7 @@ void *ic_cuda_stage(ic_cuda_device *d, const void *host, size_t bytes)
     }
     char *device = m->device + m->at;
     memcpy(m->host + m->at, host, bytes);
-    if (!d->in_step
-        && ic_cuda_check(
-            d, cudaMemcpyAsync(device, m->host + m->at, bytes, cudaMemcpyHostToDevice, d->stream),
-            "staging"))
+    if (!d->in_step && mail(d, device, m->host + m->at, bytes))
         return NULL; /* within a step one copy carries all of it */
     ic_cuda_busy = true;
     m->at += room;
@@ -284,6 +293,9 @@ int ic_cuda_memory_open(ic_cuda_device *d, size_t ring_bytes)
     int rc = open_mail(d, &d->ring, ring_bytes);
     if (rc == 0)
         rc = open_mail(d, &d->step_mail, STEP_MAIL_BYTES);
+    if (rc == 0)
+        rc =
+            ic_cuda_check(d, cudaEventCreateWithFlags(&d->staged, cudaEventDisableTiming), "event");
     for (int i = 0; rc == 0 && i < 2; i++) {
         IC_CUDA_TRY(d, cudaMallocHost((void **)&d->bounce[i], IC_CUDA_BOUNCE));
         IC_CUDA_TRY(d, cudaEventCreateWithFlags(&d->bounced[i], cudaEventDisableTiming));
@@ -299,6 +311,8 @@ void ic_cuda_memory_close(ic_cuda_device *d)
     }
     close_mail(d, &d->ring);
     close_mail(d, &d->step_mail);
+    if (d->staged)
+        (void)cudaEventDestroy(d->staged);
     for (int i = 0; i < 2; i++) {
         if (d->bounce[i])
             (void)cudaFreeHost(d->bounce[i]);

@@ -1,6 +1,6 @@
 /* Row moves and activations: everything whose elements do not meet. Bound by memory: each thread
  * moves four neighbouring elements at once where the shapes allow it. */
-#include "kernels/cuda/ic_cuda.h"
+#include "kernels/cuda/ic_cuda_product.h"
 
 enum { THREADS = 256, AT_ONCE = 4, GRID_Y_MAX = 65535 };
 
@@ -106,6 +106,38 @@ int ic_cuda_scatter(ic_device *base, const ic_mat *x, const int32_t *rows, bool 
 int ic_cuda_add(ic_device *base, const ic_mat *x, ic_mat *y)
 {
     return x->rows ? scatter_to(ic_cuda_of(base), x, NULL, false, y) : 0;
+}
+
+/* --- bias --- */
+
+template <class Y, int N>
+__global__ void add_bias_rows(const float *bias, Y *y, int64_t ldy, int64_t rows, int64_t cols)
+{
+    int64_t col = MY_COLUMN(N);
+    if (col >= cols)
+        return;
+    float b[N], v[N];
+    ic_cuda_get<N>(bias + col, b);
+    for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+        ic_cuda_get<N>(y + row * ldy + col, v);
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            v[i] += b[i];
+        ic_cuda_put<N>(y + row * ldy + col, v);
+    }
+}
+
+int ic_cuda_add_bias(ic_cuda_device *d, const float *bias, const ic_mat *y)
+{
+    bool splits = ic_cuda_splits(y, AT_ONCE) && (uintptr_t)bias % (AT_ONCE * sizeof *bias) == 0;
+    return ic_cuda_by_dtype(y->dtype, [&](auto t) {
+        using Y = decltype(t);
+        return by_width(splits, [&](auto n) {
+            constexpr int N = decltype(n)::COUNT;
+            return ic_cuda_launch(d, add_bias_rows<Y, N>, grid_of(y, N), THREADS, 0, bias,
+                                  (Y *)y->data, y->stride, y->rows, y->cols);
+        });
+    });
 }
 
 /* --- activations --- */
