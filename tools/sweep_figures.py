@@ -346,6 +346,10 @@ def map_figure(folder, group, results):
     svg.write("%s/%s_kept.svg" % (folder, group))
 
 
+FIGURES = {"budget": "over budget", "distance": "right answers by distance", "ratio": "ratio to fresh windows by tenths",
+           "kept": "what is held: when it was looked at, and when that came in"}
+
+
 # --- all of it -----------------------------------------------------------------------------------------------------------
 
 def fill(path, name, text):
@@ -378,7 +382,10 @@ def draw(out, docs=None):
             text = stream_tables(results)
             stream_figures(folder, group, results)
         map_figure(folder, group, results)
-        everything += "## %s\n\n    %s\n\n%s" % (group, commands(points, group), text)
+        text = "    %s\n\n%s" % (commands(points, group), text)
+        text += "".join("![%s](%s/%s_%s.svg)\n" % (title, os.path.basename(folder), group, name) for name, title in FIGURES.items()
+                        if os.path.exists("%s/%s_%s.svg" % (folder, group, name)))
+        everything += "## %s\n\n%s\n" % (group, text)
         if docs:
             fill(docs, group, text)
     with open(out + "/tables.md", "w") as f:
