@@ -83,6 +83,14 @@ int ic_store_session_row(ic_store *s, const char *id, int64_t *n, ic_error *e);
  * which no list shows. IC_EINVAL: the title. */
 int ic_store_session_copy(ic_store *s, int64_t from, const char *owner, const char *title,
                           int64_t created_us, char copy_id[IC_STORE_ID_CHARS + 1], ic_error *e);
+/* A hidden session that is to grow: its journal goes on after record journal_base. */
+int ic_store_session_create_hidden(ic_store *s, const char *title, int64_t created_us,
+                                   uint32_t config_version, const void *config, size_t config_bytes,
+                                   int64_t journal_base, char id[IC_STORE_ID_CHARS + 1],
+                                   ic_error *e);
+/* Makes a hidden session owner's. */
+int ic_store_session_give(ic_store *s, const char *id, const char *owner, const char *title,
+                          ic_error *e);
 /* In a transaction: everything of session row n goes, its marks too. */
 int ic_store_session_drop(ic_store *s, int64_t n, ic_error *e);
 /* Row number of the copy that a mark names; IC_ENOTFOUND names the mark. */

@@ -77,16 +77,13 @@ static int check_config(size_t size, ic_error *e)
     return ic_error_set(e, IC_ELIMIT, "a session's config of %zu bytes is too large", size);
 }
 
-int ic_store_session_create(ic_store *s, const char *owner, const char *title, int64_t created_us,
-                            uint32_t config_version, const void *config, size_t config_bytes,
-                            char id[IC_STORE_ID_CHARS + 1], ic_error *e)
+/* What every new session needs; the owner may be empty here. */
+static int add_session(ic_store *s, const char *owner, const char *title, int64_t created_us,
+                       uint32_t config_version, const void *config, size_t config_bytes,
+                       char id[IC_STORE_ID_CHARS + 1], ic_error *e)
 {
     char fresh[IC_STORE_ID_CHARS + 1];
-    if (!owner[0])
-        return ic_error_set(e, IC_EINVAL, "a session needs an owner");
-    int rc = ic_store_check_line("the owner", owner, IC_STORE_OWNER_MAX, e);
-    if (!rc)
-        rc = ic_store_check_line("the title", title, IC_STORE_TITLE_MAX, e);
+    int rc = ic_store_check_line("the title", title, IC_STORE_TITLE_MAX, e);
     if (!rc)
         rc = check_config(config_bytes, e);
     if (!rc)
@@ -97,8 +94,24 @@ int ic_store_session_create(ic_store *s, const char *owner, const char *title, i
                          config, config_bytes);
     if (!rc)
         memcpy(id, fresh, sizeof fresh);
-    ic_failpoint(IC_FAIL_session_create);
     return rc;
+}
+
+static int check_owner(const char *owner, ic_error *e)
+{
+    if (!owner[0])
+        return ic_error_set(e, IC_EINVAL, "a session needs an owner");
+    return ic_store_check_line("the owner", owner, IC_STORE_OWNER_MAX, e);
+}
+
+int ic_store_session_create(ic_store *s, const char *owner, const char *title, int64_t created_us,
+                            uint32_t config_version, const void *config, size_t config_bytes,
+                            char id[IC_STORE_ID_CHARS + 1], ic_error *e)
+{
+    int rc = check_owner(owner, e);
+    return rc ? rc
+              : add_session(s, owner, title, created_us, config_version, config, config_bytes, id,
+                            e);
 }
 
 static int not_found(const char *id, ic_error *e)
@@ -369,6 +382,26 @@ static int delete_bulk(ic_store *s, int64_t n, ic_error *e)
     ic_buf_fini(&points);
     ic_buf_fini(&held);
     return rc;
+}
+
+int ic_store_session_create_hidden(ic_store *s, const char *title, int64_t created_us,
+                                   uint32_t config_version, const void *config, size_t config_bytes,
+                                   int64_t journal_base, char id[IC_STORE_ID_CHARS + 1],
+                                   ic_error *e)
+{
+    int rc = add_session(s, "", title, created_us, config_version, config, config_bytes, id, e);
+    return rc ? rc : ic_store_do(s, IC_SQL_SESSION_SET_BASE, e, "ti", id, journal_base);
+}
+
+int ic_store_session_give(ic_store *s, const char *id, const char *owner, const char *title,
+                          ic_error *e)
+{
+    int rc = check_owner(owner, e);
+    if (!rc)
+        rc = ic_store_check_line("the title", title, IC_STORE_TITLE_MAX, e);
+    if (!rc)
+        rc = ic_store_do(s, IC_SQL_SESSION_GIVE, e, "ttt", id, owner, title);
+    return updated(s, id, rc, e);
 }
 
 static int drop_copies(ic_store *s, int64_t n, ic_error *e)

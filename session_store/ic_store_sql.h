@@ -46,6 +46,12 @@ IC_SQL(SESSION_SET_CONFIG,
 IC_SQL(SESSION_SET_TITLE, "UPDATE session SET title = ?2, sum = "
     IC_SESSION_SUM("owner", "?2", "journal_base", "event_base", "checkpoint", "config_version",
                    "config_sum") " WHERE id = ?1")
+IC_SQL(SESSION_SET_BASE, "UPDATE session SET journal_base = ?2, sum = "
+    IC_SESSION_SUM("owner", "title", "?2", "event_base", "checkpoint", "config_version",
+                   "config_sum") " WHERE id = ?1")
+IC_SQL(SESSION_GIVE, "UPDATE session SET owner = ?2, title = ?3, sum = "
+    IC_SESSION_SUM("?2", "?3", "journal_base", "event_base", "checkpoint", "config_version",
+                   "config_sum") " WHERE id = ?1 AND owner = ''")
 IC_SQL(SESSION_SET_STATE, "UPDATE session SET state = ?2 WHERE id = ?1")
 IC_SQL(SESSION_SET_USED, "UPDATE session SET used_us = ?2 WHERE id = ?1")
 IC_SQL(SESSION_SET_COUNTERS, "UPDATE session SET used_us = ?2, turns = ?3, media = ?4, frames = ?5,"
