@@ -404,7 +404,8 @@ static int read_head(ic_store_reader *r, uint8_t sum[SUM_BYTES], ic_error *e)
                           "session %s: its checkpoint has format %lld, this build "
                           "reads up to %d; run the newer infchat",
                           r->id, (long long)format, MANIFEST_FORMAT);
-    } else if (m->meaning_bytes > sizeof r->meaning || sqlite3_column_bytes(row, 7) != SUM_BYTES) {
+    } else if (format < MANIFEST_FORMAT || m->meaning_bytes > sizeof r->meaning
+               || sqlite3_column_bytes(row, 7) != SUM_BYTES) {
         rc = bad_manifest(r, "its manifest does not verify", e);
     } else {
         if (m->meaning_bytes)

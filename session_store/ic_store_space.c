@@ -346,6 +346,8 @@ int ic_store_check(ic_store *s, ic_error *e)
         rc = check_table(s, IC_SQL_REQUEST_DAMAGED, "requests", e);
     if (!rc)
         rc = check_table(s, IC_SQL_MARKS_DAMAGED, "marks", e);
+    if (!rc)
+        rc = check_table(s, IC_SQL_STRAYS, "rows that belong to nothing", e);
     sqlite3_stmt *row = rc ? NULL : ic_store_query(s, IC_SQL_SESSION_IDS, e, "");
     while (row && (rc = ic_store_step(s, row, e)) == 1) {
         ic_store_copy_text(id, sizeof id, row, 0);

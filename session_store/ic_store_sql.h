@@ -244,5 +244,16 @@ IC_SQL(MARKS_DAMAGED, "SELECT count(*) FROM mark m WHERE m.sum <> " IC_MARK_SUM
 IC_SQL(SIZES_SESSION, IC_SIZES("SELECT ?1 UNION SELECT copy FROM mark WHERE session = ?1"))
 IC_SQL(SIZES_OWNER, IC_SIZES("SELECT n FROM session WHERE owner = ?1 UNION SELECT m.copy FROM mark m"
     " JOIN session s ON s.n = m.session WHERE s.owner = ?1"))
+/* Rows that no reading meets, since what says where they belong is damaged. */
+IC_SQL(STRAYS,
+    "SELECT (SELECT count(*) FROM journal WHERE session NOT IN (SELECT n FROM session))"
+    " + (SELECT count(*) FROM event WHERE session NOT IN (SELECT n FROM session))"
+    " + (SELECT count(*) FROM turn WHERE session NOT IN (SELECT n FROM session) OR number < 1)"
+    " + (SELECT count(*) FROM media WHERE session NOT IN (SELECT n FROM session) OR number < 1)"
+    " + (SELECT count(*) FROM media WHERE held IS NOT NULL AND NOT EXISTS"
+    "    (SELECT 1 FROM media_piece p WHERE p.held = media.held AND p.piece = 0))"
+    " + (SELECT count(*) FROM media_piece WHERE held NOT IN (SELECT n FROM media_held))"
+    " + (SELECT count(*) FROM checkpoint_segment"
+    "    WHERE checkpoint NOT IN (SELECT n FROM checkpoint))")
 IC_SQL(SIZES_ALL, IC_SIZES("SELECT n FROM session"))
 /* clang-format on */
