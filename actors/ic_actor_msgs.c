@@ -120,6 +120,20 @@ ic_mail_send *ic_mail_send_new(uint64_t peer, ic_wire_verb verb)
     return m;
 }
 
+static void discard_looked(ic_mail *mail)
+{
+    ic_mail_discard((ic_mail **)&((ic_mail_looked *)mail)->request);
+    ic_free(mail);
+}
+
+ic_mail_looked *ic_mail_looked_new(ic_mail_request **request_p)
+{
+    ic_mail_looked *m = ic_mail_new(IC_MAIL_LOOKED, sizeof *m, discard_looked);
+    m->request = *request_p;
+    *request_p = NULL;
+    return m;
+}
+
 static void discard_rm_ready(ic_mail *mail)
 {
     ic_mail_discard((ic_mail **)&((ic_mail_rm_ready *)mail)->request);

@@ -5,7 +5,7 @@
  * alone once it has been sent; who made it gives it up and sends no mail through it any more.
  *
  *   router  -> session    REQUEST, PEER_GONE, ATTACH_PEER, ROOM, SUSPEND_NOW, DRAIN
- *   session -> router     SEND, SESSION_STATE, ROOM_WANTED, ROOM_FREED, WANT_END, RM_READY
+ *   session -> router     SEND, SESSION_STATE, ROOM_WANTED, ROOM_FREED, WANT_END, RM_READY, LOOKED
  *   session, router -> store   STORE_JOB, which comes back as itself, done; PORT_CLOSE
  *   session -> scheduler  OPEN, LEASE, INPUT, RECALL, CLOSE
  *   scheduler -> session  OPENED, PROGRESS, RETURNED, CLOSED
@@ -20,7 +20,7 @@
 #include "actors/ic_actor.h"
 #include "actors/media/ic_media.h"
 #include "base/ic_frame.h"
-#include "engine/ic_session.h"
+#include "engine/ic_session_held.h"
 #include "session_store/ic_store.h"
 #include "wire/ic_wire.h"
 
@@ -54,6 +54,7 @@ typedef enum ic_mail_kind {
     IC_MAIL_SUSPEND_NOW,
     IC_MAIL_WANT_END,
     IC_MAIL_RM_READY,
+    IC_MAIL_LOOKED,
     IC_MAIL_DRAIN,
     IC_MAIL_DRAINED
 } ic_mail_kind;
@@ -148,6 +149,7 @@ typedef struct ic_mail_progress {
     ic_input_type refused;  /* of this type */
     bool device_failed;     /* the device is gone: nothing more will come */
     bool ready;             /* a further step would move it on, or inputs wait */
+    int text, vision;       /* with `finish`: tokens held, means over heads */
     ic_session_stats stats; /* after the step */
 } ic_mail_progress;
 
@@ -259,6 +261,7 @@ typedef struct ic_talk_state {
     bool resident; /* holds cache memory */
     bool busy;     /* answering, reading a source, or on its way somewhere: no victim */
     uint64_t cache_bytes, cache_tokens, cache_slots, evicted_tokens;
+    uint64_t text_tokens, frame_tokens; /* held at the last answer's end or checkpoint */
     uint64_t attached, last_event;
     uint64_t frames_seen, frames_skipped, frames_deduplicated; /* by this process */
     uint64_t evicted_here;                                     /* by this process */
@@ -270,6 +273,15 @@ typedef struct ic_mail_session_state {
     char session[IC_STORE_ID_CHARS + 1];
     ic_talk_state state;
 } ic_mail_session_state;
+
+/* A SHOW that asked for the memory, with what the session holds. */
+typedef struct ic_mail_looked {
+    ic_mail head;
+    ic_mail_request *request;
+    bool known; /* false: it is not in memory, or on its way; the store may know */
+    ic_session_held held;
+} ic_mail_looked;
+ic_mail_looked *ic_mail_looked_new(ic_mail_request **request_p); /* Takes */
 
 /* The session has let go of everything; the router deletes it and answers the request. */
 typedef struct ic_mail_rm_ready {

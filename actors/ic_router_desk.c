@@ -286,6 +286,56 @@ static uint32_t fill_marks(const ic_job_desk *d, ic_wire_mark_info *items)
     return (uint32_t)d->mark_count;
 }
 
+static void fill_memory(const ic_session_held *h, ic_wire_memory_info *i,
+                        ic_wire_memory_span *spans, ic_wire_memory_bin *bins)
+{
+    *i = (ic_wire_memory_info){0};
+    ic_wire_put(i, memory_info, tokens, h->tokens);
+    ic_wire_put(i, memory_info, evicted_tokens, h->evicted_tokens);
+    ic_wire_put(i, memory_info, groups, h->groups_seen);
+    ic_wire_put(i, memory_info, evicted_groups, h->evicted_groups);
+    ic_wire_put(i, memory_info, used, (uint64_t)h->used);
+    ic_wire_put(i, memory_info, budget, (uint64_t)h->budget);
+    ic_wire_put(i, memory_info, slots, (uint64_t)h->slots);
+    ic_wire_put(i, memory_info, heads, (uint64_t)h->heads);
+    ic_wire_put(i, memory_info, pinned_tokens, (uint64_t)h->pinned);
+    ic_wire_put(i, memory_info, sink_tokens, (uint64_t)h->sinks);
+    ic_wire_put(i, memory_info, text_tokens, (uint64_t)h->text);
+    ic_wire_put(i, memory_info, frame_tokens, (uint64_t)h->vision);
+    ic_wire_put(i, memory_info, marker_tokens, (uint64_t)h->markers);
+    ic_wire_put(i, memory_info, held_groups, (uint64_t)h->groups);
+    ic_wire_put(i, memory_info, stream_us, (uint64_t)h->stream_us);
+    for (int k = 0; k < h->span_count; k++) {
+        ic_wire_put(&spans[k], memory_span, from_us, (uint64_t)h->spans[k].from_us);
+        ic_wire_put(&spans[k], memory_span, to_us, (uint64_t)h->spans[k].to_us);
+        ic_wire_put(&spans[k], memory_span, groups, (uint64_t)h->spans[k].groups);
+        ic_wire_put(&spans[k], memory_span, tokens, (uint64_t)h->spans[k].tokens);
+    }
+    for (int k = 0; k < IC_HELD_BINS; k++) {
+        ic_wire_put(&bins[k], memory_bin, text, (double)h->bins[k].text);
+        ic_wire_put(&bins[k], memory_bin, frames, (double)h->bins[k].vision);
+    }
+    ic_wire_put(i, memory_info, spans,
+                ((ic_wire_memory_span_list){.count = (uint32_t)h->span_count, .items = spans}));
+    ic_wire_put(i, memory_info, strip,
+                ((ic_wire_memory_bin_list){.count = IC_HELD_BINS, .items = bins}));
+}
+
+/* What the session holds now or, when it is not in memory, held at its checkpoint. false: nothing
+ * is known: it has none, or one of an earlier version. */
+static bool find_memory(const ic_job_desk *d, ic_talk_head *head, ic_session_held *held)
+{
+    ic_error e = {0};
+    *head = (ic_talk_head){0};
+    if (d->held)
+        *held = *d->held;
+    else if (!d->head.size || ic_talk_head_decode(head, d->head.data, d->head.size, &e))
+        return false;
+    else
+        *held = head->held;
+    return d->held || head->has_held;
+}
+
 static void answer_show(router *r, ic_job_desk *d)
 {
     ic_wire_msg m = router_ok(d->request);
@@ -307,6 +357,20 @@ static void answer_show(router *r, ic_job_desk *d)
     ic_wire_media_info *medias = ic_calloc((size_t)d->media_count + 1, sizeof *medias);
     uint32_t count = fill_turns(d, turns);
     fill_medias(d, medias);
+    ic_wire_memory_span spans[IC_HELD_SPANS] = {0};
+    ic_wire_memory_bin bins[IC_HELD_BINS] = {0};
+    ic_wire_memory_info memory;
+    ic_session_held held;
+    ic_talk_head head;
+    if (ic_wire_get(&d->request->msg.show, show, memory, false) && find_memory(d, &head, &held)) {
+        fill_memory(&held, &memory, spans, bins);
+        if (!d->held) {
+            ic_wire_put(&memory, memory_info, stored, true);
+            ic_wire_put(&memory, memory_info, time_us, d->head_us);
+        }
+        ic_wire_put(&m.ok, ok, memory, memory);
+        ic_buf_fini(&head.asks);
+    }
     ic_wire_put(&m.ok, ok, session, d->sessions[0].id);
     ic_wire_put(&m.ok, ok, state, info.state);
     ic_wire_put(&m.ok, ok, info, info);
@@ -341,12 +405,15 @@ static uint64_t own_memory(void)
 static void add_sessions(const router *r, ic_wire_status_info *s)
 {
     router_totals sum = r->totals;
-    uint64_t answering = 0, ingesting = 0, bytes = 0;
+    uint64_t answering = 0, ingesting = 0, bytes = 0, tokens = 0, text = 0, frames = 0;
     for (const router_entry *e = r->entries; e; e = e->next) {
         int state = e->state.state;
         answering += state == IC_WIRE_STATE_ANSWERING || state == IC_WIRE_STATE_BOTH;
         ingesting += state == IC_WIRE_STATE_INGESTING || state == IC_WIRE_STATE_BOTH;
         bytes += e->state.cache_bytes;
+        tokens += e->state.cache_tokens;
+        text += e->state.text_tokens;
+        frames += e->state.frame_tokens;
         sum.seen += e->state.frames_seen;
         sum.skipped += e->state.frames_skipped;
         sum.deduplicated += e->state.frames_deduplicated;
@@ -358,6 +425,9 @@ static void add_sessions(const router *r, ic_wire_status_info *s)
     ic_wire_put(s, status_info, answering, answering);
     ic_wire_put(s, status_info, ingesting, ingesting);
     ic_wire_put(s, status_info, cache_bytes, bytes);
+    ic_wire_put(s, status_info, cache_tokens, tokens);
+    ic_wire_put(s, status_info, text_tokens, text);
+    ic_wire_put(s, status_info, frame_tokens, frames);
     ic_wire_put(s, status_info, evicted_tokens, sum.evicted);
     ic_wire_put(s, status_info, frames_seen, sum.seen);
     ic_wire_put(s, status_info, frames_skipped, sum.skipped);
@@ -405,6 +475,24 @@ void router_look_for(router *r, ic_mail_request **q_p)
     send_desk(r, ic_job_desk_new(IC_DESK_FIND, q_p, r->store_reply));
 }
 
+/* The turns to come are read when what it holds is known. */
+static void show(router *r, ic_mail_request **q_p, ic_session_held *held)
+{
+    int limit = (int)ic_wire_get(&(*q_p)->msg.show, show, turns, 0);
+    ic_job_desk *job = ic_job_desk_new(IC_DESK_SHOW, q_p, r->store_reply);
+    job->limit = limit;
+    job->held = held;
+    send_desk(r, job);
+}
+
+void router_looked(router *r, ic_mail_looked *m)
+{
+    ic_session_held *held = m->known ? ic_alloc(sizeof *held) : NULL;
+    if (held)
+        *held = m->held;
+    show(r, &m->request, held);
+}
+
 void router_delete(router *r, ic_mail_request **q_p)
 {
     send_desk(r, ic_job_desk_new(IC_DESK_DELETE, q_p, r->store_reply));
@@ -442,6 +530,10 @@ static void found(router *r, ic_job_desk *d)
     ic_wire_verb verb = q->msg.verb;
     if (!entry && verb == IC_WIRE_RM) {
         router_delete(r, &d->request);
+        return;
+    }
+    if (!entry && verb == IC_WIRE_SHOW) {
+        show(r, &d->request, NULL);
         return;
     }
     if (!entry
@@ -561,9 +653,11 @@ void router_desk(router *r, ic_mail_request **q_p)
         limit = (int)ic_wire_get(&m->list, list, limit, LIST_DEFAULT);
         break;
     case IC_WIRE_SHOW:
-        type = IC_DESK_SHOW;
-        limit = (int)ic_wire_get(&m->show, show, turns, 0);
-        break;
+        if (ic_wire_get(&m->show, show, memory, false))
+            router_look_for(r, q_p); /* its actor, if it has one, knows what it holds */
+        else
+            show(r, q_p, NULL);
+        return;
     case IC_WIRE_TITLE:
         type = IC_DESK_TITLE;
         break;

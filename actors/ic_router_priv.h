@@ -68,6 +68,7 @@ int router_resident(const router *r);
 void router_desk(router *r,
                  ic_mail_request **q_p); /* NEW, LIST, SHOW, TITLE, STATUS, MARK, UNMARK, FORK */
 void router_look_for(router *r, ic_mail_request **q_p); /* finds the session of a request */
+void router_looked(router *r, ic_mail_looked *m);       /* a SHOW goes on */
 void router_delete(router *r, ic_mail_request **q_p);
 void router_pending(router *r);
 void router_desk_done(router *r, ic_job_desk *done);

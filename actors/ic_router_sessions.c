@@ -233,6 +233,8 @@ void router_session_mail(router *r, ic_mail **m_p)
         router_entry *entry = router_find(r, s->session);
         if (entry)
             entry->state = s->state;
+    } else if (m->kind == IC_MAIL_LOOKED) {
+        router_looked(r, (ic_mail_looked *)m);
     } else if (m->kind == IC_MAIL_RM_READY) {
         router_delete(r, &((ic_mail_rm_ready *)m)->request);
     } else {

@@ -277,6 +277,17 @@ static int plan_step(sched *s, ic_slice *slices, ic_seat **seats)
     return count;
 }
 
+/* What an answer leaves in the cache, for its usage. */
+static void count_kinds(const ic_session *session, ic_mail_progress *p)
+{
+    ic_session_held held;
+    ic_error e = {0};
+    if (ic_session_held_of(session, &held, &e))
+        return;
+    p->text = held.pinned + held.sinks + held.text;
+    p->vision = held.vision + held.markers;
+}
+
 static void measure(sched *s, const ic_slice *slices, int count, int64_t took_us)
 {
     int prefill = 0, decode = 0;
@@ -343,6 +354,8 @@ static void step(sched *s, ic_slice *slices, ic_seat **seats, int count)
         p->frames = slices[i].frames;
         p->token = slices[i].token;
         p->finish = slices[i].finish;
+        if (p->finish)
+            count_kinds(slices[i].session, p);
         p->error = slices[i].error;
         feed(s, seats[i]);
         send_progress(s, seats[i], p);

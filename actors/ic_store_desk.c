@@ -63,6 +63,8 @@ static void discard_desk(ic_mail *m)
     ic_job_desk *d = (ic_job_desk *)m;
     clear_results(d);
     ic_buf_fini(&d->config);
+    ic_buf_fini(&d->head);
+    ic_free(d->held);
     if (d->request)
         d->request->head.discard(&d->request->head);
     ic_free(d);
@@ -217,6 +219,21 @@ static int add_media(void *arg, const ic_store_media *m)
     return 0;
 }
 
+/* What a session held is in the head of its checkpoint: nothing is loaded for it. */
+static int read_head(ic_store *s, ic_job_desk *d, ic_error *e)
+{
+    ic_store_reader *reader = NULL;
+    int rc = ic_store_checkpoint_open(s, d->sessions[0].id, &reader, e);
+    if (rc)
+        return rc;
+    const ic_store_manifest *m = ic_store_checkpoint_manifest(reader);
+    ic_buf_clear(&d->head);
+    rc = ic_buf_append(&d->head, m->state, m->state_bytes);
+    d->head_us = m->time_us;
+    ic_store_checkpoint_close(&reader);
+    return rc;
+}
+
 static int run_show(ic_store *s, ic_job_desk *d, ic_error *e)
 {
     enum { MARGIN = 160 }; /* rows of queued questions between a question and its answer */
@@ -228,6 +245,9 @@ static int run_show(ic_store *s, ic_job_desk *d, ic_error *e)
     rc = ic_store_session_config(s, found->id, &version, &d->config, e);
     if (rc == IC_OK)
         rc = ic_store_sizes_session(s, found->id, &d->sizes, e);
+    bool memory = ic_wire_get(&d->request->msg.show, show, memory, false);
+    if (rc == IC_OK && memory && !d->held && found->has_checkpoint)
+        rc = read_head(s, d, e);
     if (rc == IC_OK)
         rc = ic_store_media_list(s, found->id, 0, add_media, d, e);
     if (rc == IC_OK)

@@ -189,6 +189,9 @@ typedef struct ic_job_desk {
     ic_store_mark marks[IC_STORE_MARKS];
     int mark_count;
     ic_store_sizes sizes;
+    ic_session_held *held; /* SHOW: in: what the session holds; NULL: it is not in memory. Owned */
+    ic_buf head;           /* SHOW, without held: the head of its checkpoint; empty: it has none */
+    int64_t head_us;       /* when that was taken */
 } ic_job_desk;
 ic_job_desk *ic_job_desk_new(ic_desk_type type, ic_mail_request **request_p, ic_port *reply);
 

@@ -140,6 +140,10 @@ static void fill_state(const talk *t, ic_talk_state *s)
         s->cache_tokens = (uint64_t)t->stats.cache_used;
         s->cache_slots = (uint64_t)t->stats.cache_slots;
     }
+    if (s->resident) {
+        s->text_tokens = (uint64_t)t->text;
+        s->frame_tokens = (uint64_t)t->vision;
+    }
     s->evicted_tokens = t->stats.evicted_tokens;
     if (t->phase == TALK_FAILED)
         snprintf(s->reason, sizeof s->reason, "%s", t->failure.text);
@@ -841,6 +845,9 @@ static void dispatch(talk *t, ic_mail_request **r_p)
     case IC_WIRE_RM:
         do_rm(t, r_p);
         return;
+    case IC_WIRE_SHOW:
+        talk_look_add(t, r_p);
+        return;
     default:
         talk_send_error(t, r, IC_WIRE_CODE_INTERNAL, "the router sent what is not a session's");
     }
@@ -1082,7 +1089,7 @@ static void want_end(talk *t)
 {
     bool owes = t->owes && t->phase == TALK_SUSPENDED && !t->draining;
     bool quiet = (t->phase == TALK_SUSPENDED || t->phase == TALK_FAILED || t->phase == TALK_GONE)
-                 && !owes && !t->waiting && talk_is_written(t);
+                 && !owes && !t->waiting && !t->looks && talk_is_written(t);
     bool left = !t->attachments || t->draining || t->phase == TALK_GONE;
     if (!quiet || !left)
         return;
@@ -1108,6 +1115,7 @@ static void advance(talk *t)
     if (t->rm && talk_is_written(t) && (t->phase == TALK_SUSPENDED || t->phase == TALK_FAILED))
         let_go(t);
     advance_owed(t);
+    talk_looks(t);
     if (t->phase == TALK_LIVE && t->waiting)
         take_waiting(t);
     if (t->phase == TALK_LIVE)
@@ -1147,6 +1155,7 @@ static void fini(talk *t)
     ic_mail_request *r;
     while ((r = next_waiting(&t->stop_replies)))
         free_request(&r);
+    talk_looks_drop(t);
     if (t->rm)
         free_request(&t->rm);
     ic_buf_fini(&t->head.asks);

@@ -158,6 +158,9 @@ void talk_checkpoint_begin(talk *t)
     snprintf(t->saved_head.meaning, sizeof t->saved_head.meaning, "%s",
              ic_engine_info_of(t->limits->engine)->meaning);
     t->saved_head.config = t->config.engine;
+    t->saved_head.has_held = ic_session_held_of(t->session, &t->saved_head.held, &e) == IC_OK;
+    t->text = t->saved_head.held.pinned + t->saved_head.held.sinks + t->saved_head.held.text;
+    t->vision = t->saved_head.held.vision + t->saved_head.held.markers;
     t->state_at = 0;
     t->cursor = 0;
     t->rows_left = true;

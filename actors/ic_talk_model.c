@@ -360,6 +360,8 @@ static void fill_usage(talk *t, const talk_turn *turn, ic_wire_usage *u)
     ic_wire_put(u, usage, evicted_tokens, began ? s->evicted_tokens - h->evicted_at_end : 0);
     ic_wire_put(u, usage, cache_tokens, (uint64_t)s->cache_used);
     ic_wire_put(u, usage, cache_slots, (uint64_t)s->cache_slots);
+    ic_wire_put(u, usage, text_tokens, (uint64_t)t->text);
+    ic_wire_put(u, usage, frame_tokens, (uint64_t)t->vision);
     ic_wire_put(u, usage, frames_seen, began ? h->seen - h->seen_at_end : 0);
     ic_wire_put(u, usage, frames_skipped, began ? h->skipped - h->skipped_at_end : 0);
     ic_wire_put(u, usage, frames_deduplicated,
@@ -511,6 +513,10 @@ void talk_progress(talk *t, const ic_mail_progress *p)
     uint64_t evicted = t->stats.evicted_tokens;
     t->stats = p->stats;
     t->model_busy = p->ready;
+    if (p->finish) {
+        t->text = p->text;
+        t->vision = p->vision;
+    }
     if (t->stats.evicted_tokens > evicted)
         t->evicted_here += t->stats.evicted_tokens - evicted;
     if (p->input_refused && (p->refused == IC_INPUT_FRAME || p->refused == IC_INPUT_IMAGE))

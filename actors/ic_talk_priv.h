@@ -182,6 +182,7 @@ typedef struct talk {
     uint64_t mails; /* received from the router */
     ic_mail_request
         *waiting; /* requests that need it live, or in another phase; linked by head.next */
+    ic_mail_request *looks;        /* SHOW with the memory: answered as soon as it can be seen */
     ic_mail_request *stop_replies; /* SUSPEND requests to be answered, RM last */
     ic_mail_request *rm;
     int64_t spoken_us;          /* when somebody last spoke to it */
@@ -202,6 +203,7 @@ typedef struct talk {
     bool home_wanted; /* for a checkpoint */
     bool exact;
     uint64_t recomputed;  /* tokens, by the resume */
+    int text, vision;     /* tokens held when it was last counted */
     uint64_t frames_sent; /* into the engine, as the engine counts them */
 
     /* loading */
@@ -315,6 +317,11 @@ void talk_cancel_turn(talk *t);
 void talk_end_queued(talk *t, talk_turn **turn_p, ic_finish finish);
 void talk_lease_out(talk *t);
 void talk_recall(talk *t);
+
+/* ic_talk_look.c: SHOW with the memory */
+void talk_look_add(talk *t, ic_mail_request **request_p); /* Takes */
+void talk_looks(talk *t);                                 /* answers them as far as it can */
+void talk_looks_drop(talk *t);
 
 /* ic_talk_load.c: waking up */
 void talk_opened(talk *t, ic_mail_lease *m);

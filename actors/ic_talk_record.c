@@ -336,6 +336,9 @@ int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out)
     put_text(out, h->model);
     put_text(out, h->meaning);
     put_engine(out, &h->config);
+    ic_buf_u8(out, h->has_held);
+    if (h->has_held)
+        ic_session_held_save(&h->held, out);
     ic_buf_blob(out, h->asks.data, (uint32_t)h->asks.size);
     return out->status;
 }
@@ -359,6 +362,9 @@ int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_erro
     if (version > 1) {
         get_text_into(&c, h->meaning, sizeof h->meaning);
         rc = get_engine(&c, true, &h->config, e);
+        h->has_held = ic_cursor_u8(&c);
+        if (!rc && h->has_held)
+            rc = ic_session_held_load(&h->held, &c, e);
     }
     if (rc)
         return rc;

@@ -7,7 +7,7 @@
 
 #include "base/ic_buf.h"
 #include "base/ic_frame.h"
-#include "engine/ic_session.h"
+#include "engine/ic_session_held.h"
 
 /* --- configuration: fixed when the session is made ---------------------------------------------
  */
@@ -85,7 +85,9 @@ typedef struct ic_talk_head {
     char model[96];
     char meaning[33];         /* the engine's; "": of a version that did not say */
     ic_session_config config; /* what the session was made with, as far as `meaning` is there */
-    ic_buf asks;              /* ASK records of questions that wait, each a blob; owned */
+    bool has_held;
+    ic_session_held held; /* what the session held then */
+    ic_buf asks;          /* ASK records of questions that wait, each a blob; owned */
 } ic_talk_head;
 int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out);
 IC_MUST_CHECK int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_error *e);

@@ -358,6 +358,21 @@ int ic_cli_show(ic_cli *cli, uint64_t turns, ic_error *e)
     return rc;
 }
 
+int ic_cli_show_memory(ic_cli *cli, ic_error *e)
+{
+    ic_wire_msg m, reply;
+    ic_wire_msg_init(&m, IC_WIRE_SHOW);
+    ic_wire_put(&m.show, show, session, cli->session);
+    ic_wire_put(&m.show, show, memory, true);
+    int rc = ic_cli_call(cli, &m, &reply, e);
+    if (!rc && cli->args->json)
+        ic_cli_print_ok(cli, &reply.ok);
+    else if (!rc)
+        ic_cli_view_memory(&cli->view, &reply.ok);
+    ic_wire_msg_fini(&reply);
+    return rc;
+}
+
 int ic_cli_status(ic_cli *cli, ic_error *e)
 {
     ic_wire_msg m, reply;
@@ -582,7 +597,7 @@ static int run_command(ic_cli *cli, ic_error *e)
     case IC_CLI_SESSIONS:
         return run_sessions(cli, e);
     case IC_CLI_SHOW:
-        return ic_cli_show(cli, args->turns, e);
+        return args->memory ? ic_cli_show_memory(cli, e) : ic_cli_show(cli, args->turns, e);
     case IC_CLI_TITLE:
         return ic_cli_title(cli, args->text, key, e);
     case IC_CLI_CANCEL:

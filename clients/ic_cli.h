@@ -55,6 +55,7 @@ bool ic_cli_take_interrupt(ic_cli *cli);
 /* Suspends cli->session, or tells what it is, as `suspend`, `show` and `status` do. */
 int ic_cli_suspend(ic_cli *cli, const ic_wire_id *key, ic_error *e);
 int ic_cli_show(ic_cli *cli, uint64_t turns, ic_error *e);
+int ic_cli_show_memory(ic_cli *cli, ic_error *e);
 int ic_cli_status(ic_cli *cli, ic_error *e);
 int ic_cli_title(ic_cli *cli, const char *title, const ic_wire_id *key, ic_error *e);
 

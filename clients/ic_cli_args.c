@@ -91,6 +91,7 @@ typedef enum option {
     O_ON_VANISH,
     O_FROM_EVENT,
     O_TURNS,
+    O_MEMORY,
     O_AT,
     O_COUNT
 } option;
@@ -137,6 +138,7 @@ static const struct {
                       BIT(IC_CLI_ATTACH)},
     [O_AT] = {"at", "NAME", "not from now but from this mark", BIT(IC_CLI_FORK)},
     [O_TURNS] = {"turns", "N", "how many turns to show (10)", BIT(IC_CLI_SHOW)},
+    [O_MEMORY] = {"memory", NULL, "what it still holds, instead of turns", BIT(IC_CLI_SHOW)},
 };
 
 static bool parse_uint(const char *text, uint64_t *value)
@@ -270,6 +272,8 @@ static bool set_option(ic_cli_args *a, option o, const char *value)
         return true;
     case O_JSON:
         return a->json = true;
+    case O_MEMORY:
+        return a->memory = true;
     case O_LIVE:
         ic_wire_put(&a->media, media, live, true);
         return true;

@@ -54,6 +54,7 @@ typedef struct ic_cli_args {
     const char *video, *image; /* sources for `new` */
     uint64_t from_event;       /* attach: 0 is absent */
     uint64_t turns;            /* show */
+    bool memory;
     ic_wire_new create;        /* title, policy, cache_tokens, system as given */
     ic_wire_settings settings; /* of the policy */
     ic_wire_sampling sampling; /* as given */

@@ -182,6 +182,7 @@ static void help(void)
            "/stop          end the source\n"
            "/image SRC     show it a picture\n"
            "/show          the session, its media and newest turns\n"
+           "/memory        what it still holds\n"
            "/status        the server\n"
            "/title TEXT    name the session\n"
            "/suspend       store the session and leave\n"
@@ -222,6 +223,8 @@ static int run_slash(chat *c, char *line, bool *done)
         return tell(c, ic_cli_status(cli, &e), &e);
     if (!strcmp(line, "/show"))
         return tell(c, ic_cli_show(cli, cli->args->turns, &e), &e);
+    if (!strcmp(line, "/memory"))
+        return tell(c, ic_cli_show_memory(cli, &e), &e);
     if (!strcmp(line, "/title"))
         return tell(c, ic_cli_title(cli, argument, NULL, &e), &e);
     size_t size = strlen(argument);

@@ -303,10 +303,12 @@ void ic_cli_view_usage(ic_cli_view *v)
     if (!v->is_out_tty || !v->is_err_tty)
         return;
     ic_cli_view_note(
-        v, "[%llu tokens, %.1f/s, first after %.2f s; memory %llu of %llu, %llu evicted%s]",
+        v,
+        "[%llu tokens, %.1f/s, first after %.2f s; memory %llu of %llu, %llu of them of frames; "
+        "%llu evicted%s]",
         (unsigned long long)u->completion_tokens, u->tokens_per_second, (double)u->ttft_us / 1e6,
         (unsigned long long)u->cache_tokens, (unsigned long long)u->cache_slots,
-        (unsigned long long)u->evicted_tokens,
+        (unsigned long long)u->frame_tokens, (unsigned long long)u->evicted_tokens,
         ic_wire_has(u, usage, exact) && !u->exact ? "; resumed under other numerics" : "");
 }
 
@@ -461,6 +463,79 @@ void ic_cli_view_show(const ic_wire_ok *ok)
     }
 }
 
+/* --- what a session still holds --- */
+
+void ic_cli_view_strip(const ic_wire_memory_bin_list *strip, char *out)
+{
+    static const char ramp[] = " .:-=+*#%@";
+    for (uint32_t i = 0; i < strip->count; i++) {
+        double share = strip->items[i].text + strip->items[i].frames;
+        int level = share <= 0 ? 0 : 1 + (int)(share * 8.999);
+        out[i] = ramp[level < 9 ? level : 9];
+    }
+    out[strip->count] = '\0';
+}
+
+/* With colours, frames are cyan and text is yellow. */
+static void print_strip(const ic_cli_view *v, const ic_wire_memory_bin_list *strip)
+{
+    char text[IC_WIRE_LIST_MAX + 1];
+    ic_cli_view_strip(strip, text);
+    fputs("strip     [", stdout);
+    for (uint32_t i = 0; i < strip->count; i++) {
+        bool frames = strip->items[i].frames > strip->items[i].text;
+        if (v->has_colours)
+            printf("\033[%dm%c\033[0m", frames ? 36 : 33, text[i]);
+        else
+            putchar(text[i]);
+    }
+    puts("] oldest to newest");
+}
+
+static void print_spans(const ic_wire_memory_info *m)
+{
+    for (uint32_t i = 0; i < m->spans.count; i++) {
+        const ic_wire_memory_span *s = &m->spans.items[i];
+        char from[32], to[32];
+        ic_cli_view_time(s->from_us, from);
+        ic_cli_view_time(s->to_us, to);
+        printf("  %7s to %7s  %5llu tokens in %llu frame groups\n", from, to,
+               (unsigned long long)s->tokens, (unsigned long long)s->groups);
+    }
+}
+
+void ic_cli_view_memory(const ic_cli_view *v, const ic_wire_ok *ok)
+{
+    const ic_wire_memory_info *m = &ok->memory;
+    char date[32];
+    printf("session   %s, %s\n", ic_wire_get(&ok->info, session_info, session, "?"),
+           ic_wire_word("state", ic_wire_get(&ok->info, session_info, state, -1)));
+    if (!ic_wire_has(ok, ok, memory)) {
+        puts("memory    not known: nothing of it has been stored yet, or by an earlier version; "
+             "`infchat resume` it, then ask again");
+        return;
+    }
+    print_date(m->time_us, date);
+    printf("memory    %llu tokens of a budget of %llu, policy %s%s%s\n",
+           (unsigned long long)m->used, (unsigned long long)m->budget,
+           ic_wire_get(&ok->info, session_info, policy, "?"),
+           ic_wire_get(m, memory_info, stored, false) ? ", as stored at " : "",
+           ic_wire_get(m, memory_info, stored, false) ? date : "");
+    printf("seen      %llu tokens, %llu evicted; %llu frame groups, %llu evicted\n",
+           (unsigned long long)m->tokens, (unsigned long long)m->evicted_tokens,
+           (unsigned long long)m->groups, (unsigned long long)m->evicted_groups);
+    printf("held      %llu pinned, %llu sinks, %llu text, %llu of frames, %llu of their "
+           "timestamps (means over %llu heads)\n",
+           (unsigned long long)m->pinned_tokens, (unsigned long long)m->sink_tokens,
+           (unsigned long long)m->text_tokens, (unsigned long long)m->frame_tokens,
+           (unsigned long long)m->marker_tokens, (unsigned long long)m->heads);
+    if (m->strip.count)
+        print_strip(v, &m->strip);
+    if (m->spans.count)
+        puts("frames");
+    print_spans(m);
+}
+
 void ic_cli_view_status(const ic_wire_status_info *s)
 {
     char uptime[32];
@@ -477,6 +552,9 @@ void ic_cli_view_status(const ic_wire_status_info *s)
            (double)s->cache_bytes / 1e6, (double)s->cache_session_bytes / 1e6,
            (unsigned long long)s->cache_slots, (double)s->rss_bytes / 1e6,
            (double)s->store_bytes / 1e6);
+    printf("held      %llu tokens: %llu of text, %llu of frames (means over the heads)\n",
+           (unsigned long long)s->cache_tokens, (unsigned long long)s->text_tokens,
+           (unsigned long long)s->frame_tokens);
     printf("tokens    %llu in, %llu out, %llu evicted; %.1f/s in, %.1f/s out\n",
            (unsigned long long)s->prompt_tokens, (unsigned long long)s->completion_tokens,
            (unsigned long long)s->evicted_tokens, s->prefill_tokens_per_second,

@@ -73,6 +73,11 @@ void ic_cli_view_json_error(ic_cli_view *v, const char *session, const char *cod
 
 void ic_cli_view_sessions(const ic_wire_session_info_list *list, bool with_head);
 void ic_cli_view_show(const ic_wire_ok *ok);
+/* What a session still holds: counts, a strip from its first token to its newest, frames by time.
+ */
+void ic_cli_view_memory(const ic_cli_view *v, const ic_wire_ok *ok);
+/* One character per part of the strip, the denser the more of it is held; out: count + 1 bytes. */
+void ic_cli_view_strip(const ic_wire_memory_bin_list *strip, char *out);
 void ic_cli_view_status(const ic_wire_status_info *status);
 
 /* Makes a text harmless to a terminal, in place: control characters but newline and tab (escape

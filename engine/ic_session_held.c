@@ -98,6 +98,10 @@ static void tell(const counting *n)
     h->text = mean(n->text, h->heads);
     h->vision = mean(n->vision, h->heads);
     h->markers = mean(n->markers, h->heads);
+    int held = mean(n->pinned + n->sinks + n->text + n->vision + n->markers, h->heads);
+    h->evicted_tokens = h->tokens - (uint64_t)held;
+    if (h->groups_seen > (uint64_t)h->groups) /* else one is going in */
+        h->evicted_groups = h->groups_seen - (uint64_t)h->groups;
     for (int i = 0; i < h->span_count; i++) {
         h->spans[i].from_us = i * n->width_us;
         h->spans[i].to_us = (i + 1) * n->width_us;
@@ -118,8 +122,6 @@ int ic_session_held_of(const ic_session *s, ic_session_held *held, ic_error *e)
     n.rows = ic_try_calloc((size_t)d->slots, sizeof *n.rows);
     n.seen = ic_try_calloc((size_t)n.groups / 64 + 1, sizeof *n.seen);
     *held = (ic_session_held){.tokens = s->stats.tokens,
-                              .evicted_tokens = s->stats.evicted_tokens,
-                              .evicted_groups = s->stats.evicted_groups,
                               .groups_seen = s->stats.groups,
                               .stream_us = s->clock.base_us + s->clock.last_us,
                               .used = ic_slab_used(s->slab),

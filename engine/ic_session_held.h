@@ -23,12 +23,12 @@ typedef struct ic_held_bin { /* an equal part of the session's tokens: shares th
 } ic_held_bin;
 
 typedef struct ic_session_held {
-    uint64_t tokens; /* that ever went in */
-    uint64_t evicted_tokens, evicted_groups;
-    uint64_t groups_seen;    /* frame groups and images */
-    int64_t stream_us;       /* time of the newest group */
-    int used, budget, slots; /* used: of the fullest head */
-    int heads;               /* layers times kv heads */
+    uint64_t tokens;                         /* that ever went in */
+    uint64_t evicted_tokens, evicted_groups; /* tokens: mean over the heads; groups: in all heads */
+    uint64_t groups_seen;                    /* frame groups and images */
+    int64_t stream_us;                       /* time of the newest group */
+    int used, budget, slots;                 /* used: of the fullest head */
+    int heads;                               /* layers times kv heads */
     int pinned, sinks, text, vision, markers;
     int groups;
     int span_count; /* 0: no frames, or their times are not known */

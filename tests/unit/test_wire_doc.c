@@ -138,9 +138,9 @@ static void field_tables_are_the_code(void **state)
         if (!found)
             fail_msg("docs/protocol.md has no table for %s", ic_wire_verb_name(v));
     }
-    static const char *const parts[] = {"sampling",  "usage",        "media_info",
-                                        "turn_info", "session_info", "status_info",
-                                        "limits",    "settings",     "mark_info"};
+    static const char *const parts[] = {"sampling",     "usage",       "media_info",  "turn_info",
+                                        "session_info", "status_info", "limits",      "settings",
+                                        "mark_info",    "memory_info", "memory_span", "memory_bin"};
     assert_int_equal(seen_count, IC_WIRE_VERB_COUNT - 1 + sizeof parts / sizeof *parts);
 }
 
