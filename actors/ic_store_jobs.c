@@ -73,6 +73,44 @@ static int write_media(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *
     return rc;
 }
 
+typedef struct lost_media {
+    ic_store_media media;
+    char *name;
+} lost_media;
+
+static int take_lost(void *arg, const ic_store_media *m)
+{
+    lost_media *lost = arg;
+    lost->media = *m;
+    lost->name = ic_strdup(m->name);
+    return 1;
+}
+
+/* The entry as it was made, with the frames that are known now. */
+static int close_lost(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e)
+{
+    lost_media lost = {.name = NULL};
+    int rc = ic_store_media_list(s, w->session, op->number, take_lost, &lost, e);
+    if (rc || lost.media.number != op->number) {
+        ic_free(lost.name);
+        return rc;
+    }
+    char *notice = ic_strf("%.*s", (int)op->extra.size, (char *)op->extra.data);
+    ic_store_media m = lost.media;
+    m.name = lost.name;
+    m.notices = notice;
+    m.times = NULL; /* only written at an end */
+    m.times_bytes = 0;
+    m.state = 1;
+    m.frames_seen = op->media.frames_seen;
+    m.frames_used = op->media.frames_used;
+    m.frames_skipped = op->media.frames_skipped;
+    rc = ic_store_media_put(s, w->session, &m, &op->number, e);
+    ic_free(lost.name);
+    ic_free(notice);
+    return rc;
+}
+
 static int write_event(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e)
 {
     int64_t number = 0;
@@ -104,6 +142,8 @@ static int write_op(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e)
         return ic_store_session_touch(s, w->session, w->time_us, &op->counters, e);
     case IC_WRITE_MEDIA:
         return write_media(s, w, op, e);
+    case IC_WRITE_LOST:
+        return close_lost(s, w, op, e);
     case IC_WRITE_TRIM:
         return ic_store_event_trim(s, w->session, op->number, w->time_us, NULL, e);
     }

@@ -18,6 +18,8 @@ typedef enum ic_write_type {
     IC_WRITE_TURN,    /* turn; its text and parts are `bytes` and `extra` */
     IC_WRITE_REQUEST, /* key, state, first, last, bytes: the request's record */
     IC_WRITE_TOUCH,   /* counters */
+    IC_WRITE_LOST,    /* number: an open media entry that nothing else ends; its frames: media; its
+                         notice: `extra` */
     IC_WRITE_MEDIA,   /* media (its number 0: a new entry): name is `bytes`, notices `extra`; number
                          comes back */
     IC_WRITE_TRIM     /* number: bytes of events to keep */

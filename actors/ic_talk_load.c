@@ -306,8 +306,19 @@ static int replay_frame(replay *r, ic_talk_record *rec)
     in->grid = rec->grid;
     t->frames_sent++;
     t->head.seen++;
+    t->head.source.given++;
+    t->head.source.pos_us = in->frame->pts_us;
     talk_send_input(t, &in);
     return IC_OK;
+}
+
+static void replay_source(ic_talk_head *h, const ic_talk_record *rec)
+{
+    h->source = rec->source;
+    if (h->skipped < rec->left_skipped)
+        h->skipped = rec->left_skipped;
+    if (h->deduplicated < rec->left_duplicated)
+        h->deduplicated = rec->left_duplicated;
 }
 
 /* Questions without an answer stay with the session that this one is a copy of; so does the rest of
@@ -354,6 +365,10 @@ static int replay_record(replay *r, ic_talk_record *rec)
         return replay_end(r, rec);
     case IC_RECORD_MEDIA:
         t->head.open_media = t->head.medias = rec->media;
+        t->head.source = (ic_talk_reach){.pos_us = -1};
+        return IC_OK;
+    case IC_RECORD_SOURCE:
+        replay_source(&t->head, rec);
         return IC_OK;
     case IC_RECORD_MEDIA_END:
         t->head.open_media = 0;
@@ -445,9 +460,23 @@ static void begin_replay(talk *t)
         talk_load_abort(t); /* no longer needed */
 }
 
-/* A source that was open when the server went away does not come back by itself. */
+/* How far it was read, and what to do. Caller owns. */
+static char *tell_lost(const ic_talk_reach *reach)
+{
+    if (reach->pos_us < 0)
+        return ic_strdup("the server went away before anything of the source was seen: feed it "
+                         "again");
+    double seconds = (double)reach->pos_us / 1e6;
+    return ic_strf("the server went away while the source was being read: it was seen up to "
+                   "%.3f s; feed it again from there (from_us %lld, watch --from %.3f)",
+                   seconds, (long long)reach->pos_us, seconds);
+}
+
+/* A source that was open when the server went away does not come back by itself: its entry in the
+ * ledger is closed with what is known of it. */
 static void close_lost_media(talk *t)
 {
+    const ic_talk_reach *reach = &t->head.source;
     if (!t->head.open_media)
         return;
     talk_unit *u = talk_unit_new(t);
@@ -457,9 +486,19 @@ static void close_lost_media(talk *t)
     ev->has_media = true;
     ic_wire_put(&ev->media, media_info, media, t->head.open_media);
     ic_wire_put(&ev->media, media_info, done, true);
+    ic_wire_put(&ev->media, media_info, frames_seen, reach->given);
+    ic_wire_put(&ev->media, media_info, frames_skipped, reach->skipped);
+    ic_wire_put(&ev->media, media_info, frames_deduplicated, reach->deduplicated);
+    if (reach->pos_us >= 0)
+        ic_wire_put(&ev->media, media_info, pos_us, (uint64_t)reach->pos_us);
     ev->code = ic_wire_code_name(IC_WIRE_CODE_SHUTDOWN);
-    ev->message = ic_strdup("the server went away while the source was being read: feed the rest "
-                            "again");
+    ev->message = tell_lost(reach);
+    ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_LOST);
+    op->number = (int64_t)t->head.open_media;
+    op->media.frames_used = (int64_t)reach->given;
+    op->media.frames_skipped = (int64_t)reach->skipped;
+    op->media.frames_seen = (int64_t)(reach->given + reach->skipped + reach->deduplicated);
+    ic_buf_append(&op->extra, ev->message, strlen(ev->message));
     t->head.open_media = 0;
     talk_unit_add(t, &u);
     talk_item *item = ic_alloc(sizeof *item);

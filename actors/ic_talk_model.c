@@ -173,6 +173,7 @@ static void record_frame(talk *t, const talk_item *item)
                         .grid = item->grid,
                         .detached = f->bytes > PIECE};
     talk_unit *u = talk_unit_new(t);
+    talk_source_note(t, u);
     for (size_t at = 0; r.detached && at < f->bytes; at += PIECE) {
         ic_talk_record piece = {.kind = IC_RECORD_PIXELS, .pixels = f->rgb + at};
         piece.pixel_bytes = f->bytes - at < PIECE ? f->bytes - at : PIECE;
@@ -192,6 +193,8 @@ static void pump_frame(talk *t, talk_item *item)
     item->frame = NULL;
     t->frames_sent++;
     t->head.seen++;
+    t->head.source.given++;
+    t->head.source.pos_us = in->frame->pts_us;
     t->seen_here++;
     if (t->source)
         t->source->given++;

@@ -346,6 +346,7 @@ void talk_source_mail(talk *t, ic_mail **m_p);
 void talk_source_tick(talk *t);
 void talk_source_check_end(talk *t);
 void talk_source_finish(talk *t);
+void talk_source_note(talk *t, talk_unit *u); /* what was left out since the last time */
 void talk_source_drop_frames(talk *t);
 void talk_source_free(talk *t);
 void talk_source_credit(talk *t, uint64_t bytes);

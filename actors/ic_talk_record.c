@@ -8,7 +8,8 @@
 enum {
     VERSION = 1,        /* of journal records */
     CONFIG_VERSION = 2, /* version 1 left the settings of the cache's policy to the policy */
-    HEAD_VERSION = 2    /* version 1 did not say what the session was made with */
+    HEAD_VERSION = 3    /* version 1 did not say what the session was made with, version 2 not what
+                           it held and how far an open source had come */
 };
 
 static void put_text(ic_buf *out, const char *text)
@@ -194,6 +195,22 @@ static int get_frame(ic_cursor *c, ic_talk_record *r)
     return IC_OK;
 }
 
+static void put_reach(ic_buf *out, const ic_talk_reach *s)
+{
+    ic_buf_u64(out, s->given);
+    ic_buf_u64(out, s->skipped);
+    ic_buf_u64(out, s->deduplicated);
+    ic_buf_u64(out, (uint64_t)s->pos_us);
+}
+
+static void get_reach(ic_cursor *c, ic_talk_reach *s)
+{
+    s->given = ic_cursor_u64(c);
+    s->skipped = ic_cursor_u64(c);
+    s->deduplicated = ic_cursor_u64(c);
+    s->pos_us = (int64_t)ic_cursor_u64(c);
+}
+
 int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out)
 {
     ic_buf_u8(out, VERSION);
@@ -235,6 +252,12 @@ int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out)
         break;
     case IC_RECORD_PIXELS:
         ic_buf_append(out, r->pixels, r->pixel_bytes);
+        break;
+    case IC_RECORD_SOURCE:
+        ic_buf_u64(out, r->media);
+        put_reach(out, &r->source);
+        ic_buf_u64(out, r->left_skipped);
+        ic_buf_u64(out, r->left_duplicated);
         break;
     }
     return out->status;
@@ -299,6 +322,12 @@ static int get_content(ic_cursor *c, ic_talk_record *r)
         r->pixel_bytes = ic_cursor_left(c);
         r->pixels = ic_cursor_bytes(c, r->pixel_bytes);
         return r->pixel_bytes ? IC_OK : IC_EFORMAT;
+    case IC_RECORD_SOURCE:
+        r->media = ic_cursor_u64(c);
+        get_reach(c, &r->source);
+        r->left_skipped = ic_cursor_u64(c);
+        r->left_duplicated = ic_cursor_u64(c);
+        return IC_OK;
     }
     return IC_EVERSION;
 }
@@ -339,6 +368,7 @@ int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out)
     ic_buf_u8(out, h->has_held);
     if (h->has_held)
         ic_session_held_save(&h->held, out);
+    put_reach(out, &h->source);
     ic_buf_blob(out, h->asks.data, (uint32_t)h->asks.size);
     return out->status;
 }
@@ -362,9 +392,13 @@ int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_erro
     if (version > 1) {
         get_text_into(&c, h->meaning, sizeof h->meaning);
         rc = get_engine(&c, true, &h->config, e);
+    }
+    h->source.pos_us = -1;
+    if (!rc && version > 2) {
         h->has_held = ic_cursor_u8(&c);
-        if (!rc && h->has_held)
+        if (h->has_held)
             rc = ic_session_held_load(&h->held, &c, e);
+        get_reach(&c, &h->source);
     }
     if (rc)
         return rc;

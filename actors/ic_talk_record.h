@@ -38,11 +38,18 @@ typedef enum ic_talk_record_kind {
     IC_RECORD_END = 12,      /* turn, finish, told */
     IC_RECORD_MEDIA = 8,     /* media: a source is being read */
     IC_RECORD_MEDIA_END = 9, /* media */
+    IC_RECORD_SOURCE = 13,   /* media, source, left_*: what was not shown is in no other record */
     IC_RECORD_PIXELS =
         10,             /* pixels: a piece of the next frame, which is too large for one record */
     IC_RECORD_FORK = 11 /* the session is a copy of another from here on: what was in flight there,
                            a question or a source, is not this one's */
 } ic_talk_record_kind;
+
+/* How far a source has come. */
+typedef struct ic_talk_reach {
+    uint64_t given, skipped, deduplicated; /* frames of it; given: shown to the model */
+    int64_t pos_us;                        /* of the last one given; -1: none */
+} ic_talk_reach;
 
 /* What the usage of all answers together has told of the session so far. A replay cannot count it
  * again: an answer may have ended while the rows before it were still going in. */
@@ -55,7 +62,9 @@ typedef struct ic_talk_record {
     uint64_t turn, media;
     int finish; /* ic_finish */
     ic_talk_told told;
-    uint8_t key[16]; /* of the request */
+    ic_talk_reach source;                   /* SOURCE: of the one that is being read */
+    uint64_t left_skipped, left_duplicated; /* SOURCE: since the session began, as in the head */
+    uint8_t key[16];                        /* of the request */
     ic_grid grid;
     ic_frame *frame;       /* owned */
     bool detached;         /* the frame's pixels came before it, in PIXELS */
@@ -78,6 +87,7 @@ typedef struct ic_talk_head {
     uint64_t turns;                       /* questions so far */
     uint64_t medias;                      /* sources so far */
     uint64_t open_media;                  /* being read when the checkpoint was taken; 0: none */
+    ic_talk_reach source;                 /* of that one */
     uint64_t evicted_at_end;              /* tokens evicted up to the end of the last answer */
     uint64_t seen, skipped, deduplicated; /* frames, since it began */
     uint64_t seen_at_end, skipped_at_end, deduplicated_at_end; /* at the end of the last answer */

@@ -96,6 +96,26 @@ static int start_actor(talk *t, talk_source *s, ic_error *e)
     return rc;
 }
 
+/* What was left out is in no frame's record: it goes into the journal with what is written next. */
+void talk_source_note(talk *t, talk_unit *u)
+{
+    const talk_source *s = t->source;
+    ic_talk_reach *reach = &t->head.source;
+    if (!s || !s->media)
+        return;
+    uint64_t skipped = s->counts.skipped + s->dropped;
+    if (reach->skipped == skipped && reach->deduplicated == s->counts.deduplicated)
+        return;
+    reach->skipped = skipped;
+    reach->deduplicated = s->counts.deduplicated;
+    ic_talk_record r = {.kind = IC_RECORD_SOURCE,
+                        .media = s->media,
+                        .source = *reach,
+                        .left_skipped = t->head.skipped,
+                        .left_duplicated = t->head.deduplicated};
+    talk_unit_record(t, u, &r, NULL);
+}
+
 static void put_ledger(talk_unit *u, const talk_source *s, bool done)
 {
     ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_MEDIA);
@@ -223,6 +243,7 @@ void talk_source_tick(talk *t)
     s->progress_us = now;
     s->progress_seen = s->given;
     talk_unit *u = talk_unit_new(t);
+    talk_source_note(t, u);
     media_event(u, s, IC_WIRE_EVENT_MEDIA_PROGRESS);
     talk_unit_add(t, &u);
 }
@@ -261,6 +282,7 @@ void talk_source_admitted(talk *t, const talk_unit *u)
     ic_failpoint(IC_FAIL_media_admitted);
     s->media = t->head.medias = u->media;
     t->head.open_media = s->media;
+    t->head.source = (ic_talk_reach){.pos_us = -1};
     if (s->args.kind == IC_WIRE_KIND_UPLOAD && start_actor(t, s, &e)) {
         s->ended = ic_mail_ingest_ended_new(s->media);
         s->ended->rc = e.code;
@@ -334,6 +356,7 @@ static void send_grant(talk *t, const ic_mail_grant *g)
 static void tell_end(talk *t, talk_source *s, ic_mail_ingest_ended *end)
 {
     talk_unit *u = talk_unit_new(t);
+    talk_source_note(t, u);
     ic_talk_record r = {.kind = IC_RECORD_MEDIA_END, .media = s->media};
     talk_unit_record(t, u, &r, NULL);
     put_ledger(u, s, true);

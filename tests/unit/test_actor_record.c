@@ -19,6 +19,9 @@ static ic_talk_record sample(ic_talk_record_kind kind)
                                .seed = 1234567890123ULL,
                                .max_tokens = 77};
     memset(r.key, 0xa5, sizeof r.key);
+    r.source = (ic_talk_reach){.given = 12, .skipped = 34, .deduplicated = 56, .pos_us = -1};
+    r.left_skipped = 1ULL << 34;
+    r.left_duplicated = 78;
     if (kind == IC_RECORD_FRAME || kind == IC_RECORD_IMAGE) {
         r.frame = ic_frame_new(6, 4);
         r.frame->pts_us = 1500000;
@@ -50,6 +53,12 @@ static void compare(const ic_talk_record *a, const ic_talk_record *b)
         assert_int_equal(a->turn, b->turn);
     if (a->kind == IC_RECORD_MEDIA || a->kind == IC_RECORD_MEDIA_END)
         assert_int_equal(a->media, b->media);
+    if (a->kind == IC_RECORD_SOURCE) {
+        assert_int_equal(a->media, b->media);
+        assert_memory_equal(&a->source, &b->source, sizeof a->source);
+        assert_int_equal(a->left_skipped, b->left_skipped);
+        assert_int_equal(a->left_duplicated, b->left_duplicated);
+    }
     if (a->kind == IC_RECORD_END) {
         assert_int_equal(a->finish, b->finish);
         assert_memory_equal(&a->told, &b->told, sizeof a->told);
@@ -74,8 +83,9 @@ static void compare(const ic_talk_record *a, const ic_talk_record *b)
 static void records_come_back(void **state)
 {
     (void)state;
-    for (int at = IC_RECORD_FRAME; at <= IC_RECORD_PIXELS; at++) {
-        int kind = at == IC_RECORD_END_V1 ? IC_RECORD_END : at;
+    for (int kind = IC_RECORD_FRAME; kind <= IC_RECORD_SOURCE; kind++) {
+        if (kind == IC_RECORD_END_V1)
+            continue;
         ic_talk_record r = sample((ic_talk_record_kind)kind), back;
         ic_buf bytes = {0};
         ic_error e = {0};
@@ -244,6 +254,7 @@ static void heads_come_back(void **state)
     ic_talk_head h = {.turns = 4,
                       .medias = 2,
                       .open_media = 2,
+                      .source = {.given = 9, .skipped = 3, .deduplicated = 2, .pos_us = 4500000},
                       .evicted_at_end = 1000,
                       .seen = 50,
                       .skipped = 3,
@@ -262,6 +273,7 @@ static void heads_come_back(void **state)
     ic_assert_ok(ic_talk_head_decode(&back, bytes.data, bytes.size, &e), &e);
     assert_int_equal(back.turns, 4);
     assert_int_equal(back.open_media, 2);
+    assert_memory_equal(&back.source, &h.source, sizeof h.source);
     assert_int_equal(back.evicted_at_end, 1000);
     assert_int_equal(back.deduplicated_at_end, 2);
     assert_true(back.inexact);
