@@ -331,6 +331,7 @@ static void replay_fork(replay *r)
         talk_turn_free(&r->asked[--r->count]);
     if (!t->head.open_media)
         return;
+    t->cut_media = t->head.open_media;
     t->head.open_media = 0;
     ic_mail_input *in = ic_mail_input_new(t->seat, IC_INPUT_FRAMES_END);
     talk_send_input(t, &in);
@@ -472,6 +473,29 @@ static char *tell_lost(const ic_talk_reach *reach)
                    seconds, (long long)reach->pos_us, seconds);
 }
 
+/* Closes an entry of the ledger with the frames that are known. */
+static void put_lost(talk *t, talk_unit *u, uint64_t media, const char *notice)
+{
+    const ic_talk_reach *reach = &t->head.source;
+    ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_LOST);
+    op->number = (int64_t)media;
+    op->media.frames_used = (int64_t)reach->given;
+    op->media.frames_skipped = (int64_t)reach->skipped;
+    op->media.frames_seen = (int64_t)(reach->given + reach->skipped + reach->deduplicated);
+    ic_buf_append(&op->extra, notice, strlen(notice));
+}
+
+/* The source goes on where this session was copied from: nothing began here, and nothing ends. */
+static void close_cut_media(talk *t)
+{
+    if (!t->cut_media)
+        return;
+    talk_unit *u = talk_unit_new(t);
+    put_lost(t, u, t->cut_media, "the session was copied while the source was being read");
+    talk_unit_add(t, &u);
+    t->cut_media = 0;
+}
+
 /* A source that was open when the server went away does not come back by itself: its entry in the
  * ledger is closed with what is known of it. */
 static void close_lost_media(talk *t)
@@ -493,12 +517,7 @@ static void close_lost_media(talk *t)
         ic_wire_put(&ev->media, media_info, pos_us, (uint64_t)reach->pos_us);
     ev->code = ic_wire_code_name(IC_WIRE_CODE_SHUTDOWN);
     ev->message = tell_lost(reach);
-    ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_LOST);
-    op->number = (int64_t)t->head.open_media;
-    op->media.frames_used = (int64_t)reach->given;
-    op->media.frames_skipped = (int64_t)reach->skipped;
-    op->media.frames_seen = (int64_t)(reach->given + reach->skipped + reach->deduplicated);
-    ic_buf_append(&op->extra, ev->message, strlen(ev->message));
+    put_lost(t, u, t->head.open_media, ev->message);
     t->head.open_media = 0;
     talk_unit_add(t, &u);
     talk_item *item = ic_alloc(sizeof *item);
@@ -512,6 +531,7 @@ void talk_replay_done(talk *t)
     t->recomputed = t->stats.tokens - t->tokens_loaded;
     t->phase = TALK_LIVE;
     t->spoken_us = ic_clock_mono_us();
+    close_cut_media(t);
     close_lost_media(t);
     ic_log_info("session", "%.8s: resident: %llu tokens seen, %d in the cache, %llu recomputed%s",
                 t->id, (unsigned long long)t->stats.tokens, t->stats.cache_used,

@@ -213,6 +213,7 @@ typedef struct talk {
     bool state_loaded;
     int replay_answers; /* ends of answers that are still to come back */
     uint64_t tokens_loaded;
+    uint64_t cut_media; /* a source that the session which this one is a copy of was reading */
 
     /* the line */
     talk_item *line, *line_end;

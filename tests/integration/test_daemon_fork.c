@@ -211,6 +211,12 @@ static void a_fork_cuts_a_source(void **state)
     char *said = ask(t, fork_id, "What?", TOKENS).text;
     simple(t, IC_WIRE_SUSPEND, fork_id, &m);
     ic_wire_msg_fini(&m);
+    simple(t, IC_WIRE_SHOW, fork_id, &m);
+    assert_true(m.ok.medias.count == 1 && m.ok.medias.items[0].done);
+    ic_wire_msg_fini(&m);
+    simple(t, IC_WIRE_SHOW, parent, &m);
+    assert_true(m.ok.medias.count == 1 && !m.ok.medias.items[0].done);
+    ic_wire_msg_fini(&m);
     ic_wire_msg_init(&m, IC_WIRE_DATA);
     ic_wire_put(&m.data, data, session, parent);
     ic_wire_put(&m.data, data, media, media);
