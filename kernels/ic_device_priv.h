@@ -51,6 +51,10 @@ typedef struct ic_backend {
     int (*attention_full)(ic_device *d, const ic_mat *q, const ic_mat *k, const ic_mat *v,
                           const int32_t *starts, int n, int heads, float scale, ic_mat *y);
     int (*wait)(ic_device *d);
+    /* Of a device that records steps (both), and of one that samples; NULL: it does not. */
+    int (*step_begin)(ic_device *d, const ic_slab *const *slabs, int n, uint64_t shape);
+    int (*step_end)(ic_device *d, int rc);
+    int (*sample)(ic_device *d, const ic_mat *logits, const ic_draw *draws, int32_t *tokens);
     /* Of a device that can be lost (NULL: cannot): its first failure in words, "" for none. */
     const char *(*trouble)(ic_device *d);
     double (*read_rate)(ic_device *d, size_t bytes, double seconds);

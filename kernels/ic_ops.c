@@ -183,6 +183,29 @@ int ic_ops_wait(ic_device *d)
     return d->backend->wait(d);
 }
 
+bool ic_device_samples(const ic_device *d)
+{
+    return d->backend->sample != NULL;
+}
+
+int ic_op_sample(ic_device *d, const ic_mat *logits, const ic_draw *draws, int32_t *tokens)
+{
+    IC_ASSERT(d->backend->sample && is_f32(logits) && logits->cols > 0);
+    for (int64_t i = 0; i < logits->rows; i++)
+        IC_ASSERT(draws[i].uniform >= 0 && draws[i].uniform < 1 && draws[i].top_k >= 0);
+    return logits->rows ? d->backend->sample(d, logits, draws, tokens) : 0;
+}
+
+int ic_ops_begin(ic_device *d, const ic_slab *const *slabs, int n, uint64_t shape)
+{
+    return d->backend->step_begin ? d->backend->step_begin(d, slabs, n, shape) : 0;
+}
+
+int ic_ops_end(ic_device *d, int rc)
+{
+    return d->backend->step_end ? d->backend->step_end(d, rc) : rc;
+}
+
 double ic_device_read_rate(ic_device *d, size_t bytes, double seconds)
 {
     return d->backend->read_rate(d, bytes, seconds);

@@ -111,6 +111,33 @@ int ic_op_attention_full(ic_device *d, const ic_mat *q, const ic_mat *k, const i
 
 int ic_ops_wait(ic_device *d);
 
+/* How one row of logits becomes a token: engine/ic_sampler.h says what the numbers mean. */
+typedef struct ic_draw {
+    float temperature;   /* 0: the best */
+    int32_t top_k;       /* 0: off */
+    float top_p;         /* 1: off */
+    float penalty;       /* 1: off */
+    const uint8_t *seen; /* bitmap of vocab bits, for the penalty; NULL: none. Host memory */
+    double uniform;      /* in [0, 1): decides the draw */
+} ic_draw;
+
+/* Whether ic_op_sample is there; else the caller samples from downloaded logits. */
+bool ic_device_samples(const ic_device *d);
+/* One token per row of logits [n, vocab], f32, which are spoilt: penalty, then the best k in order,
+ * then of those the smallest set that reaches top_p, then the draw; equal logits by rising id. The
+ * same tokens as ic_sampler_pick gives (where u falls within 1e-9 of a boundary between two tokens,
+ * either). Ends when the tokens are there: in host memory, draws too. */
+int ic_op_sample(ic_device *d, const ic_mat *logits, const ic_draw *draws, int32_t *tokens);
+
+/* Marks off a step of decode that comes again and again, so that a device may record it and play
+ * it back. Between begin and end come the same operations in the same order, on the same memory,
+ * with the same parameters, as whenever `shape` and the slabs were the same; ids, and what lies in
+ * the slabs and in memory, differ. No wait and no transfer between them. To end belongs what came
+ * out so far; it passes that on, or its own failure. (After a failure of begin, there is no end.)
+ */
+int ic_ops_begin(ic_device *d, const ic_slab *const *slabs, int n, uint64_t shape);
+int ic_ops_end(ic_device *d, int rc);
+
 /* Measured on the spot, for bench and for the fit at start: bytes/s of a plain read of device
  * memory by all threads, and flop/s of the device's own best GEMM [m, k] x [n, k]^T in that dtype.
  */

@@ -91,6 +91,7 @@ typedef struct ic_cuda_device {
     struct cublasLtContext *library;
     ic_cuda_region rooms[IC_CUDA_ROOM_COUNT];
     ic_cuda_mail ring;           /* for ic_cuda_stage */
+    size_t staged_bytes;         /* by ic_cuda_stage, ever, in units of its alignment */
     ic_cuda_mail step_mail;      /* the same within a recorded step: every step begins at 0 */
     bool in_step;                /* between begin and end of a step that is recorded or replayed */
     bool replays;                /* the step's kernels are recorded already: start none */
@@ -355,6 +356,10 @@ int ic_cuda_layernorm(ic_device *d, const ic_mat *x, const float *weight, const 
                       float eps, ic_mat *y);
 int ic_cuda_swiglu(ic_device *d, const ic_mat *gate_up, ic_mat *y);
 int ic_cuda_gelu(ic_device *d, const ic_mat *x, bool tanh_form, ic_mat *y);
+
+int ic_cuda_step_begin(ic_device *d, const ic_slab *const *slabs, int n, uint64_t shape);
+int ic_cuda_step_end(ic_device *d, int rc);
+int ic_cuda_sample(ic_device *d, const ic_mat *logits, const ic_draw *draws, int32_t *tokens);
 
 int ic_cuda_patchify(ic_device *d, const ic_patch_layout *layout, const uint8_t *const *frames,
                      ic_mat *y);

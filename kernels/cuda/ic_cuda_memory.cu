@@ -268,6 +268,7 @@ void *ic_cuda_stage(ic_cuda_device *d, const void *host, size_t bytes)
         return NULL; /* within a step one copy carries all of it */
     ic_cuda_busy = true;
     m->at += room;
+    d->staged_bytes += room;
     return device;
 }
 
