@@ -41,6 +41,8 @@ bool ic_bench_flag(int argc, char **argv, const char *flag);
  * with NULL); else says on stderr which is not. */
 bool ic_bench_check(int argc, char **argv, const char *const *flags, const char *const *options);
 
+void ic_bench_print_string(const char *text); /* as a JSON string, with its quotes */
+
 size_t ic_bench_peak_memory(void); /* bytes: the most this process has had resident */
 size_t ic_bench_resident(void);    /* bytes resident now */
 double ic_bench_now(void);         /* seconds of a clock that never jumps */

@@ -380,8 +380,9 @@ static void print_json(const recall *r, const memory *m, const char *model, cons
     }
     printf("]");
     print_kinds(r, m);
-    printf(",\"side_by_side\":%d,\"wall_s\":%.2f,\"peak_memory_bytes\":%zu,\"ended\":\"%s\"",
-           r->count, r->seconds, ic_bench_peak_memory(), m->ended ? m->error.text : "all asked");
+    printf(",\"side_by_side\":%d,\"wall_s\":%.2f,\"peak_memory_bytes\":%zu,\"ended\":", r->count,
+           r->seconds, ic_bench_peak_memory());
+    ic_bench_print_string(m->ended ? m->error.text : "all asked");
     ic_bench_map_print(&m->map, "seconds", (double)r->end_us * 1e-6);
     printf("}\n");
     ic_free(outcome);

@@ -585,10 +585,10 @@ static void print_json(const stream *s, const reader *r, const char *model)
            ic_engine_info_of(s->engine)->numerics, ic_engine_info_of(s->engine)->meaning);
     ic_bench_memory_print(r->session ? ic_session_config_of(r->session) : &r->config);
     printf(",\"text_bytes\":%zu,\"text_fingerprint\":\"%016llx\",\"wanted\":%lld,\"tokens\":%lld,"
-           "\"repeated_share\":%.4f,\"ended\":\"%s\",\"resumed\":%d,\"side_by_side\":%d",
+           "\"repeated_share\":%.4f,\"resumed\":%d,\"side_by_side\":%d,\"ended\":",
            s->text.size, (unsigned long long)s->fingerprint, (long long)s->tokens,
-           (long long)r->rows, per((double)s->looped, (double)s->rows),
-           r->ended ? r->error.text : "all read", s->resumed, s->count);
+           (long long)r->rows, per((double)s->looped, (double)s->rows), s->resumed, s->count);
+    ic_bench_print_string(r->ended ? r->error.text : "all read");
     printf(",\"perplexity\":%.4f,\"tokens_per_s\":%.1f,\"stretch_rows\":%.0f,"
            "\"stretch_perplexity\":%.4f,\"stretch_fresh_perplexity\":%.4f,\"ratio\":%.5f,"
            "\"stretches_left_out\":%d,\"deciles\":[",

@@ -65,6 +65,18 @@ bool ic_bench_check(int argc, char **argv, const char *const *flags, const char 
     return true;
 }
 
+void ic_bench_print_string(const char *text)
+{
+    putchar('"');
+    for (; *text; text++) {
+        if ((unsigned char)*text < ' ')
+            printf("\\u%04x", *text);
+        else
+            printf(*text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
+    }
+    putchar('"');
+}
+
 size_t ic_bench_peak_memory(void)
 {
     struct rusage usage;
