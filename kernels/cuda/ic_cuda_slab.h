@@ -14,6 +14,8 @@ extern "C" {
 
 #include "kernels/ic_slab_priv.h"
 
+enum { IC_CUDA_DIM_MAX = 256 }; /* of a head; a multiple of 8 */
+
 /* What a kernel knows of one layer of a slab: passed by value. Heads below are the layer's. */
 typedef struct ic_cuda_view {
     char *k, *v;        /* [kv_heads, slots, dim] */
@@ -23,8 +25,9 @@ typedef struct ic_cuda_view {
     int32_t *order;     /* [kv_heads, slots]: slot at each place */
     int32_t *counts;    /* [kv_heads] */
     float *scores;      /* [kv_heads, slots] by slot; NULL: none */
-    int32_t slots, words, dim;
-    int32_t count; /* of the layer's fullest head, as the host knows it */
+    int32_t heads, slots, words, dim;
+    int32_t count; /* of the layer's fullest head, as the host knows it; kernels read `counts` */
+    int32_t score_kind;
     float smooth;
 } ic_cuda_view;
 

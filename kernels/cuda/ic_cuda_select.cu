@@ -1,0 +1,609 @@
+/* Which rows stay: ic_slab_select.c carried out on the device, one block per head. The same rows
+ * stay and the same slots become free.
+ *
+ * The rules there go through the rows one by one (oldest first, newest first, best first) and take
+ * what fits the budget, where the first patch of a group also costs the group's markers. Here a
+ * block goes through the same sequence in chunks: as long as nothing has been passed over, what a
+ * row costs is known from the groups' state before the chunk and from who is the first of its group
+ * in it, so that a prefix sum says where the budget ends. Only the best-first rule goes on from
+ * there, row by row: less than a group's markers are then left. */
+#include "kernels/cuda/ic_cuda.h"
+#include "kernels/cuda/ic_cuda_scan.h"
+#include "kernels/cuda/ic_cuda_slab.h"
+
+enum {
+    THREADS = 512,
+    WORD_BITS = 64,
+    SORT_SHARED = 128 << 10, /* bytes of keys that are sorted in shared memory */
+    NONE = 0x7fffffff
+};
+
+/* Of a place. */
+enum { KEPT = 1, PINNED = 2, VISION = 4, BOUND = 8, OF_GROUP = 16 };
+
+/* What one head's block works with, in device memory. */
+struct selection {
+    int32_t *group_of;               /* [count]: index of the group; -1: none */
+    float *score, *room;             /* [count] */
+    uint32_t *ids;                   /* [groups] */
+    int32_t *patches, *markers;      /* [groups] */
+    int32_t *alive;                  /* [groups]: some patch stays */
+    int32_t *first;                  /* [groups]: the first of it in a sequence; open patches */
+    uint64_t *keys;                  /* sorted: score and place, the best first */
+    uint8_t *marks;                  /* [count] */
+    int count, groups, kept, budget; /* the same in all threads */
+};
+
+struct select_job {
+    ic_cuda_view view; /* of all heads */
+    ic_plan plan;
+    char *scratch; /* [heads, scratch_bytes] */
+    int64_t scratch_bytes;
+    uint64_t *keys; /* [heads, sort_room], where they do not fit into shared memory; or NULL */
+    int32_t kv_heads, sort_room;
+    int32_t *result; /* [heads + 1]: rows that stay; groups that lost their last patch in head 0 */
+};
+
+static int64_t scratch_bytes(int64_t slots)
+{
+    return (8 * slots * (int64_t)sizeof(int32_t) + slots + 255) & ~(int64_t)255;
+}
+
+static __device__ selection selection_of(const select_job &j, int head)
+{
+    selection v;
+    int64_t slots = j.view.slots;
+    int32_t *at = (int32_t *)(void *)(j.scratch + head * j.scratch_bytes);
+    v.group_of = at;
+    v.score = (float *)(void *)(at + slots);
+    v.room = (float *)(void *)(at + 2 * slots);
+    v.ids = (uint32_t *)(void *)(at + 3 * slots);
+    v.patches = at + 4 * slots;
+    v.markers = at + 5 * slots;
+    v.alive = at + 6 * slots;
+    v.first = at + 7 * slots;
+    v.marks = (uint8_t *)(void *)(at + 8 * slots);
+    v.keys = j.keys ? j.keys + (int64_t)head * j.sort_room : NULL;
+    v.count = j.view.counts[head];
+    v.budget = j.plan.budget;
+    v.groups = v.kept = 0;
+    return v;
+}
+
+/* Plans by frames look even when all fits: the number of frames is a bound of its own. */
+static __host__ __device__ bool is_due(const ic_plan &plan, int count)
+{
+    return count > plan.budget || plan.frames > 0;
+}
+
+static __device__ const ic_row &row_at(const ic_cuda_view &v, int head, int place)
+{
+    int64_t table = (int64_t)head * v.slots;
+    return v.rows[table + v.order[table + place]];
+}
+
+/* --- groups --- */
+
+/* Groups are numbered as they come; if some table says otherwise, one thread looks them up. */
+static __device__ int find_groups_slowly(const ic_cuda_view &view, int head, const selection &v)
+{
+    int groups = 0;
+    for (int i = 0; i < v.count; i++) {
+        uint32_t id = row_at(view, head, i).group;
+        int g = groups - 1;
+        while (id && g >= 0 && v.ids[g] != id)
+            g--;
+        if (id && g < 0)
+            v.ids[g = groups++] = id;
+        v.group_of[i] = id ? g : -1;
+    }
+    return groups;
+}
+
+static __device__ void find_groups(const ic_cuda_view &view, int head, selection *v, int *room)
+{
+    __shared__ int slow;
+    uint32_t before = 0, top;
+    int tid = threadIdx.x, total;
+    bool falls = false;
+    for (int first = 0; first < v->count; first += THREADS) {
+        int i = first + tid;
+        uint32_t id = i < v->count ? row_at(view, head, i).group : 0;
+        uint32_t last = ic_cuda_block_max_before(id, (uint32_t *)(void *)room, &top);
+        last = last > before ? last : before;
+        bool leads = id > last;
+        falls = falls || (id && id < last);
+        int g = v->groups + ic_cuda_block_scan(leads, room, &total) + leads - 1;
+        if (leads)
+            v->ids[g] = id;
+        if (i < v->count)
+            v->group_of[i] = id ? g : -1;
+        v->groups += total;
+        before = top > before ? top : before;
+    }
+    if (__syncthreads_or(falls)) {
+        if (tid == 0)
+            slow = find_groups_slowly(view, head, *v);
+        __syncthreads();
+        v->groups = slow;
+    }
+    __syncthreads();
+}
+
+/* Marks of all rows, and what each group has. */
+static __device__ void see_rows(const ic_cuda_view &view, int head, const selection &v)
+{
+    for (int g = threadIdx.x; g < v.groups; g += THREADS)
+        v.patches[g] = v.markers[g] = v.alive[g] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < v.count; i += THREADS) {
+        const ic_row &row = row_at(view, head, i);
+        int g = v.group_of[i];
+        bool vision = row.kind == IC_ROW_VISION;
+        v.marks[i] =
+            (uint8_t)((row.pinned ? PINNED : 0) | (vision ? VISION : 0) | (g >= 0 ? OF_GROUP : 0)
+                      | (row.kind == IC_ROW_MARKER && !row.pinned && g >= 0 ? BOUND : 0));
+        if (g >= 0 && vision)
+            atomicAdd(&v.patches[g], 1);
+        if (v.marks[i] & BOUND)
+            atomicAdd(&v.markers[g], 1);
+    }
+    __syncthreads();
+    /* A marker whose patches have come stays and leaves with them; before, it is like text. */
+    for (int i = threadIdx.x; i < v.count; i += THREADS)
+        if ((v.marks[i] & BOUND) && v.patches[v.group_of[i]] == 0)
+            v.marks[i] &= (uint8_t)~BOUND;
+    __syncthreads();
+}
+
+static __device__ bool brings_markers(const selection &v, int place)
+{
+    const int both = VISION | OF_GROUP;
+    return (v.marks[place] & both) == both && !v.alive[v.group_of[place]];
+}
+
+static __device__ void keep_row(const selection &v, int place)
+{
+    const int both = VISION | OF_GROUP;
+    v.marks[place] |= KEPT;
+    if ((v.marks[place] & both) == both)
+        v.alive[v.group_of[place]] = 1;
+}
+
+static __device__ bool is_open(const selection &v, int place)
+{
+    return !(v.marks[place] & (KEPT | BOUND));
+}
+
+static __device__ void keep_pinned(selection *v, int *room)
+{
+    int cost = 0, total;
+    for (int i = threadIdx.x; i < v->count; i += THREADS)
+        if (v->marks[i] & PINNED) {
+            keep_row(*v, i);
+            cost++;
+        }
+    __syncthreads();
+    for (int g = threadIdx.x; g < v->groups; g += THREADS)
+        cost += v->alive[g] ? v->markers[g] : 0;
+    ic_cuda_block_scan(cost, room, &total);
+    v->kept += total;
+}
+
+/* --- sequences --- */
+
+enum sequence { OLDEST, NEWEST, TEXT, BEST };
+
+static __device__ int place_in(const selection &v, sequence s, int i)
+{
+    return s == OLDEST ? i : s == BEST ? (int)(uint32_t)v.keys[i] : v.count - 1 - i;
+}
+
+/* Goes through a sequence of n and keeps `rows` of those that are open (and with `unscored` all
+ * that have no score) until one does not fit. Returns where that one is; n: all did. */
+static __device__ int keep_in_turn(selection *v, sequence s, int n, int rows, bool unscored,
+                                   int *room)
+{
+    __shared__ int stop;
+    int taken = 0, total;
+    if (threadIdx.x == 0)
+        stop = n;
+    for (int g = threadIdx.x; g < v->groups; g += THREADS)
+        v->first[g] = NONE;
+    __syncthreads();
+    for (int first = 0; first < n; first += THREADS) {
+        int i = first + (int)threadIdx.x, place = i < n ? place_in(*v, s, i) : 0;
+        bool open = i < n && is_open(*v, place) && (s != TEXT || !(v->marks[place] & VISION));
+        int rank = taken + ic_cuda_block_scan(open, room, &total);
+        taken += total;
+        bool wanted = open && (rank < rows || (unscored && v->score[place] < 0));
+        bool brings = wanted && brings_markers(*v, place);
+        if (brings)
+            atomicMin(&v->first[v->group_of[place]], i);
+        __syncthreads();
+        int cost = wanted;
+        if (brings && v->first[v->group_of[place]] == i)
+            cost += v->markers[v->group_of[place]];
+        int kept = v->kept + ic_cuda_block_scan(cost, room, &total) + cost;
+        bool fits = kept <= v->budget;
+        if (wanted && !fits)
+            atomicMin(&stop, i);
+        if (wanted && fits)
+            keep_row(*v, place);
+        int most = ic_cuda_block_scan(wanted && fits ? cost : 0, room, &total);
+        (void)most;
+        v->kept += total;
+        __syncthreads();
+        if (stop < n || (taken >= rows && !unscored))
+            break;
+    }
+    int at = stop;
+    __syncthreads();
+    return at;
+}
+
+/* The best-first rule beyond the first row that did not fit: what does not fit is passed over. */
+static __device__ void keep_what_fits(selection *v, int from, int n)
+{
+    __shared__ int found;
+    while (v->kept < v->budget && from < n) {
+        if (threadIdx.x == 0)
+            found = NONE;
+        __syncthreads();
+        for (int first = from; first < n; first += THREADS) {
+            int i = first + (int)threadIdx.x;
+            int place = i < n ? place_in(*v, BEST, i) : 0;
+            int cost = 1 + (brings_markers(*v, place) ? v->markers[v->group_of[place]] : 0);
+            if (i < n && v->kept + cost <= v->budget)
+                atomicMin(&found, i);
+            __syncthreads();
+            if (found != NONE)
+                break;
+        }
+        int at = found;
+        if (at == NONE)
+            return;
+        int place = place_in(*v, BEST, at);
+        v->kept += 1 + (brings_markers(*v, place) ? v->markers[v->group_of[place]] : 0);
+        __syncthreads(); /* all know what it costs */
+        if (threadIdx.x == 0)
+            keep_row(*v, place);
+        __syncthreads();
+        from = at + 1;
+    }
+}
+
+/* --- scores as the plan wants them --- */
+
+/* Mean scores over the heads that are decided together. */
+static __device__ void read_scores(const ic_cuda_view &view, int head, int together,
+                                   const selection &v)
+{
+    for (int i = threadIdx.x; i < v.count; i += THREADS) {
+        float sum = 0;
+        for (int h = head; h < head + together; h++) {
+            int64_t table = (int64_t)h * view.slots;
+            float score = view.scores[table + view.order[table + i]];
+            sum = score < 0 || sum < 0 ? -1.0f : sum + score;
+        }
+        v.score[i] = together > 1 && sum >= 0 ? sum / (float)together : sum;
+    }
+    __syncthreads();
+}
+
+/* The mean of the neighbours that have a score. */
+static __device__ void pool_scores(const selection &v, int reach)
+{
+    for (int i = threadIdx.x; i < v.count; i += THREADS)
+        v.room[i] = v.score[i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < v.count; i += THREADS) {
+        float sum = 0;
+        int n = 0;
+        for (int j = i < reach ? 0 : i - reach; j <= i + reach && j < v.count; j++)
+            if (v.room[j] >= 0) {
+                sum += v.room[j];
+                n++;
+            }
+        if (v.room[i] >= 0)
+            v.score[i] = sum / (float)n;
+    }
+    __syncthreads();
+}
+
+/* The newer a row, the more of the mean it gets. The sum is of doubles, and of threads in their
+ * order: for scores within 2^15 of one another it is exact, as the CPU's is. */
+static __device__ void add_bias(const selection &v, float bias, int *room)
+{
+    __shared__ double sums[THREADS];
+    double sum = 0;
+    int n = 0, scored;
+    for (int i = threadIdx.x; i < v.count; i += THREADS)
+        if (v.score[i] >= 0) {
+            sum += (double)v.score[i];
+            n++;
+        }
+    sums[threadIdx.x] = sum;
+    ic_cuda_block_scan(n, room, &scored);
+    for (int step = THREADS / 2; step > 0; step /= 2) {
+        if ((int)threadIdx.x < step)
+            sums[threadIdx.x] += sums[threadIdx.x + step];
+        __syncthreads();
+    }
+    if (scored == 0 || v.count < 2)
+        return;
+    float step = __fmul_rn(bias, (float)(sums[0] / scored)) / (float)(v.count - 1);
+    for (int i = threadIdx.x; i < v.count; i += THREADS)
+        if (v.score[i] >= 0)
+            v.score[i] = __fadd_rn(v.score[i], __fmul_rn(step, (float)i));
+    __syncthreads();
+}
+
+/* The open places that have a score, the best first, of equal ones the newer: as bits and as a
+ * number a float that is not negative sorts alike. Returns how many. */
+static __device__ int rank_scores(const selection &v, int *room)
+{
+    int n = 0, total, size = 1;
+    for (int first = 0; first < v.count; first += THREADS) {
+        int i = first + (int)threadIdx.x;
+        bool ranks = i < v.count && is_open(v, i) && v.score[i] >= 0;
+        int at = n + ic_cuda_block_scan(ranks, room, &total);
+        if (ranks)
+            v.keys[at] = (uint64_t)__float_as_uint(v.score[i]) << 32 | (uint32_t)i;
+        n += total;
+    }
+    while (size < n)
+        size *= 2;
+    for (int i = n + (int)threadIdx.x; i < size; i += THREADS)
+        v.keys[i] = 0;
+    __syncthreads();
+    /* Bitonic: runs of `run` that rise and fall in turn are merged into runs of twice that. */
+    for (int run = 2; run <= size; run *= 2)
+        for (int step = run / 2; step > 0; step /= 2) {
+            for (int i = threadIdx.x; i < size / 2; i += THREADS) {
+                int low = i / step * step * 2 + i % step, high = low + step;
+                uint64_t a = v.keys[low], b = v.keys[high];
+                if ((a < b) == ((low & run) == 0)) {
+                    v.keys[low] = b;
+                    v.keys[high] = a;
+                }
+            }
+            __syncthreads();
+        }
+    return n;
+}
+
+/* --- choosing --- */
+
+/* Each of the newest frames is kept whole, or not at all beyond what the sinks have of it. */
+static __device__ void keep_frames(selection *v, int frames)
+{
+    __shared__ int kept;
+    for (int g = threadIdx.x; g < v->groups; g += THREADS)
+        v->first[g] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < v->count; i += THREADS)
+        if (v->group_of[i] >= 0 && (v->marks[i] & (VISION | KEPT)) == VISION)
+            atomicAdd(&v->first[v->group_of[i]], 1);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        kept = v->kept;
+        for (int g = v->groups - 1; g >= 0; g--) {
+            int open = v->first[g], cost = open + (v->alive[g] ? 0 : v->markers[g]);
+            v->first[g] = 0; /* from here on: the group is chosen */
+            if (v->patches[g] == 0 || frames <= 0)
+                continue;
+            frames--;
+            if (open == 0 || kept + cost > v->budget)
+                continue;
+            kept += cost;
+            v->first[g] = 1;
+        }
+    }
+    __syncthreads();
+    v->kept = kept;
+    for (int i = threadIdx.x; i < v->count; i += THREADS)
+        if (v->group_of[i] >= 0 && (v->marks[i] & (VISION | KEPT)) == VISION
+            && v->first[v->group_of[i]])
+            keep_row(*v, i);
+    __syncthreads();
+}
+
+static __device__ void choose(const select_job &j, int head, int together, selection *v, int *room)
+{
+    const ic_plan &plan = j.plan;
+    find_groups(j.view, head, v, room);
+    see_rows(j.view, head, *v);
+    keep_pinned(v, room);
+    keep_in_turn(v, OLDEST, v->count, plan.sinks, false, room);
+    if (plan.frames > 0) {
+        keep_in_turn(v, TEXT, v->count, plan.text, false, room);
+        keep_frames(v, plan.frames);
+    } else if (plan.scored) {
+        read_scores(j.view, head, together, *v);
+        keep_in_turn(v, NEWEST, v->count, plan.recent, true, room);
+        if (plan.pool > 1)
+            pool_scores(*v, plan.pool / 2);
+        if (plan.bias > 0)
+            add_bias(*v, plan.bias, room);
+        int n = rank_scores(*v, room);
+        int stop = keep_in_turn(v, BEST, n, n, false, room);
+        keep_what_fits(v, stop, n);
+    } else {
+        keep_in_turn(v, NEWEST, v->count, v->count, false, room);
+    }
+    for (int i = threadIdx.x; i < v->count; i += THREADS)
+        if (v->marks[i] & BOUND)
+            v->marks[i] = (uint8_t)((v->marks[i] & ~KEPT) | (v->alive[v->group_of[i]] ? KEPT : 0));
+    __syncthreads();
+}
+
+/* Whether the heads of the layer hold rows in the same slots, in the same order. */
+static __device__ bool lie_alike(const select_job &j, int first)
+{
+    int count = j.view.counts[first];
+    bool differ = false;
+    for (int h = first + 1; h < first + j.kv_heads; h++) {
+        differ = differ || j.view.counts[h] != count;
+        for (int i = threadIdx.x; !differ && i < count; i += THREADS)
+            differ = j.view.order[(int64_t)first * j.view.slots + i]
+                     != j.view.order[(int64_t)h * j.view.slots + i];
+    }
+    return !__syncthreads_or(differ);
+}
+
+/* One block per head: marks what stays. Where a layer decides for all of its heads, each of their
+ * blocks comes to the same. */
+static __global__ void __launch_bounds__(THREADS) choose_kernel(select_job j)
+{
+    __shared__ int room[THREADS / IC_CUDA_WARP];
+    IC_CUDA_SHARED(uint64_t, keys);
+    int head = blockIdx.x, first = head, together = 1, total;
+    selection v = selection_of(j, head);
+    v.keys = v.keys ? v.keys : keys;
+    if (!is_due(j.plan, v.count))
+        return;
+    if (j.plan.scored && j.plan.per_layer && lie_alike(j, head / j.kv_heads * j.kv_heads)) {
+        first = head / j.kv_heads * j.kv_heads;
+        together = j.kv_heads;
+    }
+    choose(j, first, together, &v, room);
+    if (head > 0)
+        return;
+    int lost = 0;
+    for (int g = threadIdx.x; g < v.groups; g += THREADS)
+        lost += v.patches[g] > 0 && !v.alive[g];
+    ic_cuda_block_scan(lost, room, &total);
+    if (threadIdx.x == 0)
+        j.result[j.view.heads] = total;
+}
+
+/* --- carrying out --- */
+
+/* New positions of a head's rows: prefix sums of what each row moves the cursor by. */
+static __device__ void place_rows(const ic_cuda_view &v, int head, int count, int *room)
+{
+    ic_pos *positions = v.positions + (int64_t)head * v.slots;
+    int t = 0, total;
+    for (int first = 0; first < count; first += THREADS) {
+        int i = first + (int)threadIdx.x;
+        ic_row row = row_at(v, head, i < count ? i : 0);
+        int step = i > 0 && i < count ? ic_cuda_base_behind(row_at(v, head, i - 1), 0, row) : 0;
+        int at = t + ic_cuda_block_scan(step, room, &total) + step;
+        bool vision = row.kind == IC_ROW_VISION;
+        if (i < count)
+            positions[i] = ic_pos{at, at + (vision ? row.h : 0), at + (vision ? row.w : 0)};
+        t += total;
+    }
+}
+
+/* One block per head: what is not marked leaves; its slots are free. */
+static __global__ void __launch_bounds__(THREADS) carry_out_kernel(select_job j)
+{
+    __shared__ int room[THREADS / IC_CUDA_WARP];
+    int head = blockIdx.x, stay = 0, total;
+    selection v = selection_of(j, head);
+    int32_t *order = j.view.order + (int64_t)head * j.view.slots;
+    unsigned long long *map =
+        (unsigned long long *)(void *)(j.view.free_map + (int64_t)head * j.view.words);
+    if (!is_due(j.plan, v.count)) {
+        if (threadIdx.x == 0)
+            j.result[head] = v.count;
+        return;
+    }
+    for (int first = 0; first < v.count; first += THREADS) {
+        int i = first + (int)threadIdx.x, slot = i < v.count ? order[i] : 0;
+        bool keep = i < v.count && (v.marks[i] & KEPT);
+        int at = stay + ic_cuda_block_scan(keep, room, &total); /* all have read their slot */
+        if (keep)
+            order[at] = slot;
+        else if (i < v.count)
+            atomicOr(&map[slot / WORD_BITS], 1ull << (slot % WORD_BITS));
+        stay += total;
+    }
+    __syncthreads();
+    if (stay < v.count)
+        place_rows(j.view, head, stay, room);
+    if (threadIdx.x == 0) {
+        j.view.counts[head] = stay;
+        j.result[head] = stay;
+    }
+}
+
+/* --- starting it --- */
+
+static int sort_room_of(const ic_slab *s, const ic_plan *plan)
+{
+    int size = 1;
+    while (plan->scored && size < ic_slab_used(s))
+        size *= 2;
+    return size;
+}
+
+static int make_job(ic_cuda_device *d, ic_slab *s, const ic_plan *plan, select_job *j)
+{
+    int rc = ic_cuda_slab_view(s, -1, &j->view);
+    if (rc)
+        return rc;
+    j->plan = *plan;
+    j->kv_heads = s->desc.kv_heads;
+    j->sort_room = sort_room_of(s, plan);
+    j->scratch_bytes = scratch_bytes(s->desc.slots);
+    int64_t scratch = s->heads * j->scratch_bytes, keys = 0;
+    if (j->sort_room * sizeof *j->keys > SORT_SHARED)
+        keys = (int64_t)s->heads * j->sort_room * (int64_t)sizeof *j->keys;
+    char *room = (char *)ic_cuda_scratch(d, IC_CUDA_ROOM_SCORES,
+                                         (size_t)(scratch + keys)
+                                             + (size_t)(s->heads + 1) * sizeof(int32_t));
+    if (!room)
+        return IC_ENOMEM;
+    j->scratch = room;
+    j->keys = keys ? (uint64_t *)(void *)(room + scratch) : NULL;
+    j->result = (int32_t *)(void *)(room + scratch + keys);
+    return 0;
+}
+
+/* New counts come back: between steps, once per eviction. */
+static int take_counts(ic_slab *s, const select_job *j, ic_evicted *evicted)
+{
+    size_t bytes = (size_t)(s->heads + 1) * sizeof(int32_t);
+    int32_t *result = (int32_t *)ic_alloc(bytes);
+    int rc = ic_device_download(s->device, result, j->result, bytes);
+    for (int head = 0; rc == 0 && head < s->heads; head++) {
+        int lost = s->counts[head] - result[head];
+        evicted->rows += lost;
+        evicted->rows_max = lost > evicted->rows_max ? lost : evicted->rows_max;
+        s->counts[head] = result[head];
+    }
+    if (rc == 0 && j->view.count > 0)
+        evicted->groups = result[s->heads];
+    ic_free(result);
+    return rc;
+}
+
+int ic_cuda_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
+{
+    ic_cuda_device *d = ic_cuda_of(s->device);
+    ic_evicted sum = {};
+    select_job j = {};
+    int rc = 0;
+    bool due = false, first_due = is_due(*plan, s->counts[0]);
+    for (int head = 0; head < s->heads; head++)
+        due = due || is_due(*plan, s->counts[head]);
+    if (due)
+        rc = make_job(d, s, plan, &j);
+    if (due && rc == 0) {
+        size_t keys = j.keys ? 0 : j.sort_room * sizeof *j.keys;
+        s->host_stale = true;
+        rc = ic_cuda_launch(d, choose_kernel, s->heads, THREADS, keys, j);
+        if (rc == 0)
+            rc = ic_cuda_launch(d, carry_out_kernel, s->heads, THREADS, 0, j);
+        if (rc == 0)
+            rc = take_counts(s, &j, &sum);
+        if (!first_due)
+            sum.groups = 0; /* nobody has written it */
+    }
+    if (evicted)
+        *evicted = sum;
+    return rc;
+}

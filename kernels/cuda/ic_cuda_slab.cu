@@ -1,0 +1,253 @@
+/* A slab on the device: its tables, appended and stored rows. See ic_cuda_slab.h. */
+#include "kernels/cuda/ic_cuda_slab.h"
+
+#include <stddef.h>
+
+#include "kernels/cuda/ic_cuda.h"
+#include "kernels/cuda/ic_cuda_scan.h"
+
+enum { THREADS = 256, WORD_BITS = 64, APPEND_MOST = 16384 };
+
+struct mirror {
+    char *tables; /* laid out as the host's, without `saved` */
+    float *scores;
+};
+
+static mirror *mirror_of(const ic_slab *s)
+{
+    return (mirror *)s->mirror;
+}
+
+static size_t shared_table_bytes(const ic_slab *s)
+{
+    return (size_t)((char *)s->saved - s->tables); /* what is saved is the host's affair */
+}
+
+template <class T> static T *on_device(const ic_slab *s, T *host_table)
+{
+    return (T *)(void *)(mirror_of(s)->tables + ((char *)host_table - s->tables));
+}
+
+/* --- life --- */
+
+static int check_shape(const ic_slab *s, ic_error *e)
+{
+    const ic_slab_desc *desc = &s->desc;
+    if (desc->k_dtype == desc->v_dtype && desc->head_dim % 8 == 0
+        && desc->head_dim <= IC_CUDA_DIM_MAX)
+        return 0;
+    return ic_error_set(
+        e, IC_EUNSUPPORTED,
+        "the cuda device keeps K and V in one dtype and heads of 8, 16 ... %d; this "
+        "cache is %s and %s, of %d",
+        IC_CUDA_DIM_MAX, ic_dtype_name(desc->k_dtype), ic_dtype_name(desc->v_dtype),
+        desc->head_dim);
+}
+
+int ic_cuda_slab_open(ic_slab *s, ic_error *e)
+{
+    int rc = check_shape(s, e);
+    if (rc)
+        return rc;
+    size_t scores = ic_slab_score_bytes(&s->desc);
+    mirror *m = (mirror *)ic_alloc(sizeof *m);
+    s->mirror = m;
+    m->tables = (char *)ic_device_alloc(s->device, shared_table_bytes(s) + scores);
+    m->scores = (float *)(void *)(m->tables + shared_table_bytes(s));
+    if (!m->tables)
+        return ic_error_set(e, IC_ENOMEM, "no device memory for the tables of a cache of %d slots",
+                            s->desc.slots);
+    return 0;
+}
+
+void ic_cuda_slab_close(ic_slab *s)
+{
+    ic_device_free(s->device, mirror_of(s)->tables);
+    ic_free(s->mirror);
+    s->mirror = NULL;
+}
+
+/* --- the two copies of the tables --- */
+
+static int push(const ic_slab *s)
+{
+    if (!s->mirror_stale)
+        return 0;
+    int rc = ic_device_upload(s->device, mirror_of(s)->tables, s->tables, shared_table_bytes(s));
+    if (rc == 0 && s->scores)
+        rc = ic_device_upload(s->device, mirror_of(s)->scores, s->scores,
+                              ic_slab_score_bytes(&s->desc));
+    if (rc == 0)
+        ((ic_slab *)s)->mirror_stale = false; /* a cache of what the host has: not its content */
+    return rc;
+}
+
+/* Slots that were given to other rows meanwhile hold nothing that is saved. */
+static void forget_saved(ic_slab *s, const uint32_t *before)
+{
+    for (int head = 0; head < s->heads; head++)
+        for (int slot = 0; slot < s->desc.slots; slot++) {
+            int64_t i = (int64_t)head * s->desc.slots + slot;
+            uint64_t word = s->free_map[(int64_t)head * s->words + slot / WORD_BITS];
+            if ((word >> (slot % WORD_BITS) & 1) || s->rows[i].ordinal != before[i])
+                s->saved[i] = IC_SLAB_UNSAVED;
+        }
+}
+
+int ic_cuda_slab_pull(ic_slab *s)
+{
+    size_t rows = (size_t)s->heads * (size_t)s->desc.slots;
+    uint32_t *before = (uint32_t *)ic_try_alloc(rows * sizeof *before);
+    if (!before)
+        return IC_ENOMEM;
+    for (size_t i = 0; i < rows; i++)
+        before[i] = s->rows[i].ordinal;
+    int rc = ic_device_download(s->device, s->tables, mirror_of(s)->tables, shared_table_bytes(s));
+    if (rc == 0 && s->scores)
+        rc = ic_device_download(s->device, s->scores, mirror_of(s)->scores,
+                                ic_slab_score_bytes(&s->desc));
+    if (rc == 0) {
+        forget_saved(s, before);
+        s->host_stale = false;
+    }
+    ic_free(before);
+    return rc;
+}
+
+int ic_cuda_slab_view(const ic_slab *s, int layer, ic_cuda_view *view)
+{
+    int first = layer < 0 ? 0 : layer * s->desc.kv_heads;
+    int64_t rows = (int64_t)first * s->desc.slots;
+    *view = ic_cuda_view();
+    view->k = ic_slab_k_at(s, first, 0);
+    view->v = ic_slab_v_at(s, first, 0);
+    view->free_map = on_device(s, s->free_map) + (int64_t)first * s->words;
+    view->rows = on_device(s, s->rows) + rows;
+    view->positions = on_device(s, s->positions) + rows;
+    view->order = on_device(s, s->order) + rows;
+    view->counts = on_device(s, s->counts) + first;
+    view->scores = s->scores ? mirror_of(s)->scores + rows : NULL;
+    view->heads = layer < 0 ? s->heads : s->desc.kv_heads;
+    view->slots = s->desc.slots;
+    view->words = s->words;
+    view->dim = s->desc.head_dim;
+    view->score_kind = s->score_kind;
+    view->smooth = s->smooth;
+    for (int h = 0; h < view->heads; h++)
+        view->count = s->counts[first + h] > view->count ? s->counts[first + h] : view->count;
+    return push(s);
+}
+
+/* --- appending --- */
+
+struct new_row {
+    ic_row row;
+    ic_pos position; /* if the first of them stood at 0 */
+};
+
+/* One block per head: the lowest free slots, in order. Each thread looks at one word of the map. */
+static __global__ void __launch_bounds__(THREADS)
+    append_kernel(ic_cuda_view v, const new_row *rows, int count)
+{
+    __shared__ int room[THREADS / IC_CUDA_WARP + 1];
+    int head = blockIdx.x, at = v.counts[head], taken = 0, base = 0;
+    int64_t table = (int64_t)head * v.slots;
+    uint64_t *map = v.free_map + (int64_t)head * v.words;
+    int32_t *order = v.order + table + at;
+    ic_pos *positions = v.positions + table + at;
+    if (at > 0)
+        base = ic_cuda_base_behind(v.rows[table + order[-1]], positions[-1].t, rows[0].row);
+    __syncthreads(); /* all have seen the last row and the count */
+    for (int first = 0; first < v.words && taken < count; first += THREADS) {
+        int word = first + (int)threadIdx.x, total;
+        uint64_t bits = word < v.words ? map[word] : 0, left = bits;
+        int i = taken + ic_cuda_block_scan(__popcll(bits), room, &total);
+        for (; left && i < count; left &= left - 1, i++) {
+            int slot = word * WORD_BITS + __ffsll((long long)left) - 1;
+            ic_pos p = rows[i].position;
+            order[i] = slot;
+            positions[i] = ic_pos{base + p.t, base + p.h, base + p.w};
+            v.rows[table + slot] = rows[i].row;
+            if (v.scores)
+                v.scores[table + slot] = v.score_kind == IC_SCORE_SUM ? 0.0f : -1.0f;
+        }
+        if (left != bits)
+            map[word] = left;
+        taken += total;
+    }
+    if (threadIdx.x == 0)
+        v.counts[head] = at + count;
+}
+
+static int append_some(ic_slab *s, const ic_cuda_view *view, const ic_row *rows, int count)
+{
+    ic_cuda_device *d = ic_cuda_of(s->device);
+    new_row *packed = (new_row *)ic_try_alloc((size_t)count * sizeof *packed);
+    if (!packed)
+        return IC_ENOMEM;
+    for (int i = 0; i < count; i++) {
+        packed[i].row = rows[i];
+        packed[i].position = ic_slab_next_position(i ? &rows[i - 1] : NULL,
+                                                   i ? &packed[i - 1].position : NULL, &rows[i]);
+    }
+    void *staged = ic_cuda_stage(d, packed, (size_t)count * sizeof *packed);
+    ic_free(packed);
+    if (!staged)
+        return IC_EDEVICE;
+    return ic_cuda_launch(d, append_kernel, view->heads, THREADS, 0, *view, (const new_row *)staged,
+                          count);
+}
+
+int ic_cuda_slab_append(ic_slab *s, const ic_row *rows, int count)
+{
+    ic_cuda_view view;
+    int rc = ic_cuda_slab_view(s, -1, &view);
+    s->host_stale = true;
+    for (int first = 0; rc == 0 && first < count; first += APPEND_MOST)
+        rc = append_some(s, &view, rows + first,
+                         count - first < APPEND_MOST ? count - first : APPEND_MOST);
+    return rc;
+}
+
+/* --- storing --- */
+
+/* A thread per 16 bytes of K and of V; blockIdx.y is the kv head. */
+template <class T>
+static __global__ void __launch_bounds__(THREADS)
+    store_kernel(ic_cuda_view v, const float *k, int64_t k_stride, const float *vs,
+                 int64_t v_stride, int rows, int behind)
+{
+    const int n = ic_cuda_pack<T>::N;
+    int packs = v.dim / n, head = blockIdx.y;
+    int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = at / packs;
+    if (row >= rows)
+        return;
+    int column = (int)(at % packs) * n;
+    int64_t table = (int64_t)head * v.slots;
+    int slot = v.order[table + v.counts[head] - behind + row];
+    int64_t to = (table + slot) * v.dim + column, from = (int64_t)head * v.dim + column;
+    float values[n];
+    for (int i = 0; i < n; i++)
+        values[i] = k[row * k_stride + from + i];
+    ic_cuda_store((T *)(void *)v.k + to, values);
+    for (int i = 0; i < n; i++)
+        values[i] = vs[row * v_stride + from + i];
+    ic_cuda_store((T *)(void *)v.v + to, values);
+}
+
+int ic_cuda_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *k,
+                       const ic_mat *v)
+{
+    ic_cuda_view view;
+    int rc = ic_cuda_slab_view(s, layer, &view);
+    if (rc || k->rows == 0)
+        return rc;
+    return ic_cuda_by_dtype(s->desc.k_dtype, [&](auto t) {
+        using T = decltype(t);
+        int64_t packs = k->rows * (view.dim / ic_cuda_pack<T>::N);
+        dim3 grid(ic_cuda_blocks(packs, THREADS), view.heads);
+        return ic_cuda_launch(ic_cuda_of(s->device), store_kernel<T>, grid, THREADS, 0, view,
+                              (const float *)k->data, k->stride, (const float *)v->data, v->stride,
+                              (int)k->rows, appended - first);
+    });
+}
