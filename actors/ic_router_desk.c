@@ -121,18 +121,8 @@ static int make_config(router *r, const ic_wire_new *m, ic_buf *out, ic_error *e
     const ic_engine *engine = r->args->limits.engine;
     const ic_engine_info *info = ic_engine_info_of(engine);
     ic_talk_config c = {.sampling = info->sampling};
-    if (ic_wire_has(m, new, sampling)) {
-        const ic_wire_sampling *w = &m->sampling;
-        ic_sampling *s = &c.sampling;
-        s->temperature = (float)ic_wire_get(w, sampling, temperature, (double)s->temperature);
-        s->top_k = (int32_t)ic_wire_get(w, sampling, top_k, (uint64_t)s->top_k);
-        s->top_p = (float)ic_wire_get(w, sampling, top_p, (double)s->top_p);
-        s->repetition_penalty =
-            (float)ic_wire_get(w, sampling, repetition_penalty, (double)s->repetition_penalty);
-        s->max_tokens = (int32_t)ic_wire_get(w, sampling, max_tokens, (uint64_t)s->max_tokens);
-        c.has_seed = ic_wire_has(w, sampling, seed);
-        s->seed = ic_wire_get(w, sampling, seed, 0);
-    }
+    if (ic_wire_has(m, new, sampling))
+        c.has_seed = ic_talk_take_sampling(&c.sampling, &m->sampling);
     int rc = ic_sampling_check(&c.sampling, e);
     if (rc == IC_OK)
         rc = make_cache(r, m, &c.engine, e);

@@ -430,21 +430,24 @@ static void draw_seed(uint64_t *seed)
         *seed = (uint64_t)ic_clock_wall_us();
 }
 
+bool ic_talk_take_sampling(ic_sampling *s, const ic_wire_sampling *w)
+{
+    s->temperature = (float)ic_wire_get(w, sampling, temperature, (double)s->temperature);
+    s->top_k = (int32_t)ic_wire_get(w, sampling, top_k, (uint64_t)s->top_k);
+    s->top_p = (float)ic_wire_get(w, sampling, top_p, (double)s->top_p);
+    s->repetition_penalty =
+        (float)ic_wire_get(w, sampling, repetition_penalty, (double)s->repetition_penalty);
+    s->max_tokens = (int32_t)ic_wire_get(w, sampling, max_tokens, (uint64_t)s->max_tokens);
+    s->seed = ic_wire_get(w, sampling, seed, s->seed);
+    return ic_wire_has(w, sampling, seed);
+}
+
 static void ask_sampling(const talk *t, const ic_wire_ask *m, ic_sampling *s)
 {
     *s = t->config.sampling;
     bool seeded = t->config.has_seed;
-    if (ic_wire_has(m, ask, sampling)) {
-        const ic_wire_sampling *w = &m->sampling;
-        s->temperature = (float)ic_wire_get(w, sampling, temperature, (double)s->temperature);
-        s->top_k = (int32_t)ic_wire_get(w, sampling, top_k, (uint64_t)s->top_k);
-        s->top_p = (float)ic_wire_get(w, sampling, top_p, (double)s->top_p);
-        s->repetition_penalty =
-            (float)ic_wire_get(w, sampling, repetition_penalty, (double)s->repetition_penalty);
-        s->max_tokens = (int32_t)ic_wire_get(w, sampling, max_tokens, (uint64_t)s->max_tokens);
-        seeded |= ic_wire_has(w, sampling, seed);
-        s->seed = ic_wire_get(w, sampling, seed, s->seed);
-    }
+    if (ic_wire_has(m, ask, sampling) && ic_talk_take_sampling(s, &m->sampling))
+        seeded = true;
     if (!seeded)
         draw_seed(&s->seed);
     if (s->max_tokens <= 0 || s->max_tokens > t->limits->max_answer_tokens)

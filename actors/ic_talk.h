@@ -46,4 +46,8 @@ typedef struct ic_talk_args { /* for the actor's life; owned by the router */
 /* For ic_actor_start: ready at once; what cannot be loaded is told to who asks. */
 void ic_talk_run(ic_actor_self *self);
 
+/* What a client says of sampling over what stands in s. Returns whether it named a seed. Any
+ * thread. */
+bool ic_talk_take_sampling(ic_sampling *s, const ic_wire_sampling *w);
+
 #endif
