@@ -109,6 +109,7 @@ ic_mail_request *ic_mail_request_new(void)
 static void discard_send(ic_mail *m)
 {
     ic_buf_fini(&((ic_mail_send *)m)->body);
+    ic_buf_fini(&((ic_mail_send *)m)->payload);
     ic_free(m);
 }
 

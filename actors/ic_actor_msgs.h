@@ -245,6 +245,8 @@ typedef struct ic_mail_send {
     uint64_t peer;
     ic_wire_verb verb;
     ic_buf body;
+    bool has_payload;
+    ic_buf payload; /* CHUNK */
 } ic_mail_send;
 ic_mail_send *ic_mail_send_new(uint64_t peer, ic_wire_verb verb);
 

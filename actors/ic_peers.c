@@ -74,7 +74,7 @@ void ic_peers_remove(ic_peers *p, ic_peer *peer)
 
 /* 0, or an errno: EAGAIN (its queue is full), EHOSTUNREACH (it is gone). */
 static int send_frames(zsock_t *sock, const void *rid, size_t rid_bytes, ic_wire_verb verb,
-                       const ic_buf *body)
+                       const ic_buf *body, const ic_buf *payload)
 {
     uint8_t signature[IC_WIRE_SIGNATURE_MAX];
     zframe_t *address = zframe_new(rid, rid_bytes);
@@ -85,11 +85,14 @@ static int send_frames(zsock_t *sock, const void *rid, size_t rid_bytes, ic_wire
     }
     zframe_t *head = zframe_new(signature, ic_wire_signature(verb, signature));
     zframe_t *map = zframe_new(body->data, body->size);
+    zframe_t *bytes = payload ? zframe_new(payload->data, payload->size) : NULL;
     if (zframe_send(&head, sock, ZFRAME_MORE | ZFRAME_DONTWAIT)
-        || zframe_send(&map, sock, ZFRAME_DONTWAIT))
+        || zframe_send(&map, sock, (bytes ? ZFRAME_MORE : 0) | ZFRAME_DONTWAIT)
+        || (bytes && zframe_send(&bytes, sock, ZFRAME_DONTWAIT)))
         ic_log_warn("router", "a message was cut: %s", strerror(errno));
     zframe_destroy(&head);
     zframe_destroy(&map);
+    zframe_destroy(&bytes);
     return 0;
 }
 
@@ -99,7 +102,7 @@ static bool flush_peer(ic_peers *p, ic_peer *peer)
     while (peer->first) {
         ic_mail_send *m = peer->first;
         int error = send_frames(p->listeners[peer->listener].sock, peer->rid, peer->rid_bytes,
-                                m->verb, &m->body);
+                                m->verb, &m->body, m->has_payload ? &m->payload : NULL);
         if (error == EAGAIN)
             return true;
         if (error) {
@@ -108,7 +111,7 @@ static bool flush_peer(ic_peers *p, ic_peer *peer)
             return false;
         }
         peer->first = (ic_mail_send *)m->head.next;
-        peer->waiting_bytes -= m->body.size;
+        peer->waiting_bytes -= m->body.size + m->payload.size;
         ic_mail_discard((ic_mail **)&m);
     }
     peer->last = NULL;
@@ -127,7 +130,8 @@ void ic_peers_send(ic_peers *p, ic_peer *peer, ic_mail_send **m_p)
 {
     ic_mail_send *m = *m_p;
     *m_p = NULL;
-    if (peer->lost || peer->waiting_bytes + m->body.size > p->backlog_bytes) {
+    size_t size = m->body.size + m->payload.size;
+    if (peer->lost || peer->waiting_bytes + size > p->backlog_bytes) {
         if (!peer->lost) {
             ic_log_warn("router", "client %s does not read: let go", peer->name);
             p->slow++;
@@ -142,7 +146,7 @@ void ic_peers_send(ic_peers *p, ic_peer *peer, ic_mail_send **m_p)
     else
         peer->first = m;
     peer->last = m;
-    peer->waiting_bytes += m->body.size;
+    peer->waiting_bytes += size;
     flush_peer(p, peer);
 }
 
@@ -153,6 +157,6 @@ void ic_peers_send_raw(ic_peers *p, int listener, const void *rid, size_t bytes,
     if (ic_wire_encode(m, &body, &e))
         ic_log_error("router", "BUG: %s", e.text);
     else
-        send_frames(p->listeners[listener].sock, rid, bytes, m->verb, &body);
+        send_frames(p->listeners[listener].sock, rid, bytes, m->verb, &body, NULL);
     ic_buf_fini(&body);
 }

@@ -20,19 +20,32 @@ enum {
 /* --- to clients --------------------------------------------------------------------------------
  */
 
-void router_send(router *r, uint64_t peer, ic_wire_msg *m)
+/* payload NULL: the message has none. */
+static void send_message(router *r, uint64_t peer, ic_wire_msg *m, const void *payload, size_t size)
 {
     ic_peer *to = ic_peers_get(&r->peers, peer);
     if (!to)
         return;
     ic_mail_send *out = ic_mail_send_new(peer, m->verb);
     ic_error e = {0};
-    if (ic_wire_encode(m, &out->body, &e)) {
+    out->has_payload = payload != NULL;
+    if ((payload && ic_buf_append(&out->payload, payload, size))
+        || ic_wire_encode(m, &out->body, &e)) {
         ic_log_error("router", "BUG: %s", e.text);
         ic_mail_discard((ic_mail **)&out);
         return;
     }
     ic_peers_send(&r->peers, to, &out);
+}
+
+void router_send(router *r, uint64_t peer, ic_wire_msg *m)
+{
+    send_message(r, peer, m, NULL, 0);
+}
+
+void router_send_bytes(router *r, uint64_t peer, ic_wire_msg *m, const void *bytes, size_t size)
+{
+    send_message(r, peer, m, size ? bytes : "", size);
 }
 
 ic_wire_msg router_ok(const ic_mail_request *q)
@@ -184,7 +197,8 @@ static bool is_new_work(ic_wire_verb verb)
 {
     return verb == IC_WIRE_NEW || verb == IC_WIRE_ASK || verb == IC_WIRE_MEDIA
            || verb == IC_WIRE_RESUME || verb == IC_WIRE_RM || verb == IC_WIRE_SUSPEND
-           || verb == IC_WIRE_FORK || verb == IC_WIRE_MARK || verb == IC_WIRE_UNMARK;
+           || verb == IC_WIRE_FORK || verb == IC_WIRE_MARK || verb == IC_WIRE_UNMARK
+           || verb == IC_WIRE_EXPORT || verb == IC_WIRE_IMPORT;
 }
 
 static void route(router *r, ic_mail_request **q_p)
@@ -209,6 +223,12 @@ static void route(router *r, ic_mail_request **q_p)
     case IC_WIRE_UNMARK:
     case IC_WIRE_FORK:
         router_desk(r, q_p);
+        return;
+    case IC_WIRE_EXPORT:
+    case IC_WIRE_FETCH:
+    case IC_WIRE_IMPORT:
+    case IC_WIRE_PUT:
+        router_transfer_request(r, q_p);
         return;
     default:
         break;
@@ -364,7 +384,10 @@ static void take_mail(router *r, ic_mail **m_p)
         break;
     }
     case IC_MAIL_STORE_JOB:
-        router_desk_done(r, (ic_job_desk *)m);
+        if (((ic_store_job *)m)->tag == ROUTER_JOB_TRANSFER)
+            router_transfer_done(r, m);
+        else
+            router_desk_done(r, (ic_job_desk *)m);
         break;
     case IC_MAIL_SCHED_STATS:
         take_sched_stats(r, (ic_mail_sched_stats *)m);
@@ -421,6 +444,7 @@ static void init(router *r)
     r->store = ic_actor_port(r->args->store);
     r->sched = ic_actor_port(r->args->sched);
     r->store_reply = ic_port_open(r->self->inbox);
+    router_transfers_begin(r);
     ic_port *watch = ic_port_open(r->self->inbox);
     ic_sched_watch(&r->self->outbox, r->sched, &watch);
     router_pending(r);
@@ -429,6 +453,7 @@ static void init(router *r)
 static void fini(router *r)
 {
     router_stop_sessions(r);
+    router_transfers_end(r);
     ic_peers_flush(&r->peers);
     while (r->peers.first)
         ic_peers_remove(&r->peers, r->peers.first);
@@ -465,6 +490,7 @@ static void serve(router *r)
         bool waits = ic_peers_flush(&r->peers);
         drop_silent(r);
         router_rooms(r);
+        router_transfers_tick(r);
         check_drained(r);
         wait_ms = more ? 0 : waits ? RETRY_MS : TICK_MS;
     }

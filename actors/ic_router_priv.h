@@ -7,7 +7,12 @@
 #include "actors/ic_store_jobs.h"
 #include "actors/ic_talk_record.h"
 
-enum { ROUTER_LISTENERS = 8 };
+enum {
+    ROUTER_LISTENERS = 8,
+    ROUTER_TRANSFERS = 4,   /* exports and imports at a time */
+    ROUTER_JOB_TRANSFER = 1 /* tag of their store jobs; the desk's have none */
+};
+typedef struct router_transfer router_transfer;
 
 /* A session with an actor. */
 typedef struct router_entry {
@@ -42,6 +47,8 @@ typedef struct router {
     ic_sched_stats sched_stats;
     router_totals totals;
     uint64_t malformed;
+    router_transfer *transfers;
+    uint64_t last_transfer;
     bool draining, drained;
     int64_t drain_until_us;
     ic_error device_error;
@@ -49,6 +56,7 @@ typedef struct router {
 
 /* ic_router.c */
 void router_send(router *r, uint64_t peer, ic_wire_msg *m);
+void router_send_bytes(router *r, uint64_t peer, ic_wire_msg *m, const void *bytes, size_t size);
 void router_error(router *r, const ic_mail_request *q, ic_wire_code code, const char *message);
 ic_wire_msg router_ok(const ic_mail_request *q);
 
@@ -72,5 +80,12 @@ void router_looked(router *r, ic_mail_looked *m);       /* a SHOW goes on */
 void router_delete(router *r, ic_mail_request **q_p);
 void router_pending(router *r);
 void router_desk_done(router *r, ic_job_desk *done);
+
+/* ic_router_transfer.c: EXPORT, FETCH, IMPORT, PUT */
+void router_transfers_begin(router *r);
+void router_transfer_request(router *r, ic_mail_request **q_p);
+void router_transfer_done(router *r, ic_mail *done);
+void router_transfers_tick(router *r);
+void router_transfers_end(router *r);
 
 #endif

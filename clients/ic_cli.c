@@ -611,6 +611,10 @@ static int run_command(ic_cli *cli, ic_error *e)
         return ic_cli_mark(cli, key, e);
     case IC_CLI_FORK:
         return ic_cli_fork(cli, key, e);
+    case IC_CLI_EXPORT:
+        return ic_cli_export(cli, e);
+    case IC_CLI_IMPORT:
+        return ic_cli_import(cli, key, e);
     default:
         return ic_cli_status(cli, e);
     }

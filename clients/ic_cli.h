@@ -59,9 +59,11 @@ int ic_cli_show_memory(ic_cli *cli, ic_error *e);
 int ic_cli_status(ic_cli *cli, ic_error *e);
 int ic_cli_title(ic_cli *cli, const char *title, const ic_wire_id *key, ic_error *e);
 
-/* ic_cli_keep.c: `mark`, `unmark` and `fork` as the command line says. */
+/* ic_cli_keep.c: `mark`, `unmark`, `fork`, `export` and `import` as the command line says. */
 int ic_cli_mark(ic_cli *cli, const ic_wire_id *key, ic_error *e);
 int ic_cli_fork(ic_cli *cli, const ic_wire_id *key, ic_error *e);
+int ic_cli_export(ic_cli *cli, ic_error *e);
+int ic_cli_import(ic_cli *cli, const ic_wire_id *key, ic_error *e);
 
 /* Lines from the terminal or a pipe to cli->session, until the end, /quit or an error (in e). */
 int ic_cli_chat(ic_cli *cli, ic_error *e);

@@ -12,12 +12,12 @@ enum { DEFAULT_TIMEOUT_MS = 30000 };
 #define ALL          (BIT(IC_CLI_COMMANDS) - 1)
 #define SAMPLING     (BIT(IC_CLI_NEW) | BIT(IC_CLI_ASK))
 #define SEEDED       (SAMPLING | BIT(IC_CLI_FORK))
-#define TITLED       (BIT(IC_CLI_NEW) | BIT(IC_CLI_FORK))
+#define TITLED       (BIT(IC_CLI_NEW) | BIT(IC_CLI_FORK) | BIT(IC_CLI_IMPORT))
 #define FEEDING      (BIT(IC_CLI_NEW) | BIT(IC_CLI_WATCH))
 #define WITH_KEY                                                                                   \
     (BIT(IC_CLI_NEW) | BIT(IC_CLI_ASK) | BIT(IC_CLI_WATCH) | BIT(IC_CLI_TITLE)                     \
      | BIT(IC_CLI_CANCEL) | BIT(IC_CLI_SUSPEND) | BIT(IC_CLI_RM) | BIT(IC_CLI_MARK)                \
-     | BIT(IC_CLI_UNMARK) | BIT(IC_CLI_FORK))
+     | BIT(IC_CLI_UNMARK) | BIT(IC_CLI_FORK) | BIT(IC_CLI_IMPORT))
 
 /* --- commands --------------------------------------------------------------------------------- */
 
@@ -41,6 +41,8 @@ static const struct {
     [IC_CLI_MARK] = {"mark", "ID NAME", "name where a session stands now", 2, 2},
     [IC_CLI_UNMARK] = {"unmark", "ID NAME", "forget a mark and what only it holds", 2, 2},
     [IC_CLI_FORK] = {"fork", "ID", "a new session that goes on from there", 1, 1},
+    [IC_CLI_EXPORT] = {"export", "ID FILE", "a session as one file (-: stdout)", 2, 2},
+    [IC_CLI_IMPORT] = {"import", "FILE", "a session from such a file (-: stdin)", 1, 1},
     [IC_CLI_STATUS] = {"status", "", "the server: model, memory, figures", 0, 0},
 };
 
@@ -136,7 +138,8 @@ static const struct {
     [O_ON_VANISH] = {"on-vanish", "keep|cancel", "when this client is gone", BIT(IC_CLI_ASK)},
     [O_FROM_EVENT] = {"from-event", "N", "also what came before, from this event on",
                       BIT(IC_CLI_ATTACH)},
-    [O_AT] = {"at", "NAME", "not from now but from this mark", BIT(IC_CLI_FORK)},
+    [O_AT] = {"at", "NAME", "not as it is now but as it was at this mark",
+              BIT(IC_CLI_FORK) | BIT(IC_CLI_EXPORT)},
     [O_TURNS] = {"turns", "N", "how many turns to show (10)", BIT(IC_CLI_SHOW)},
     [O_MEMORY] = {"memory", NULL, "what it still holds, instead of turns", BIT(IC_CLI_SHOW)},
 };
@@ -375,8 +378,9 @@ static int set_positionals(ic_cli_args *a, char **words, int count, ic_error *e)
     if (count - 1 < commands[command].least || count - 1 > commands[command].most)
         return ic_error_set(e, IC_EINVAL, "usage: infchat %s %s", commands[command].name,
                             commands[command].arguments);
-    a->session = count > 1 ? words[1] : NULL;
-    a->text = count > 2 ? words[2] : NULL;
+    bool has_id = command != IC_CLI_IMPORT;
+    a->session = has_id && count > 1 ? words[1] : NULL;
+    a->text = !has_id ? words[1] : count > 2 ? words[2] : NULL;
     if (a->session && (!a->session[0] || strlen(a->session) > IC_WIRE_SESSION_MAX))
         return ic_error_set(e, IC_EINVAL, "ID must have 1 to %d characters", IC_WIRE_SESSION_MAX);
     return IC_OK;
@@ -476,15 +480,16 @@ void ic_cli_args_help(FILE *out)
                  "(a file on the server) or camera:/dev/video0 (a camera of the server).\n");
     help_options(out, "options of every command", ALL);
     help_options(out, "new", BIT(IC_CLI_NEW));
-    help_options(out, "new, fork", TITLED);
-    help_options(out, "fork", BIT(IC_CLI_FORK));
+    help_options(out, "new, fork, import", TITLED);
+    help_options(out, "fork, export", BIT(IC_CLI_FORK) | BIT(IC_CLI_EXPORT));
     help_options(out, "new, watch", FEEDING);
     help_options(out, "new (for the whole session), ask", SAMPLING);
     help_options(out, "new, ask, fork", SEEDED);
     help_options(out, "ask", BIT(IC_CLI_ASK));
     help_options(out, "show", BIT(IC_CLI_SHOW));
     help_options(out, "attach", BIT(IC_CLI_ATTACH));
-    help_options(out, "new, ask, watch, title, cancel, suspend, rm, mark, unmark, fork", WITH_KEY);
+    help_options(out, "new, ask, watch, title, cancel, suspend, rm, mark, unmark, fork, import",
+                 WITH_KEY);
     fprintf(out,
             "\nenvironment\n"
             "  INFCHAT_SERVER             the endpoint when --server is not given\n"

@@ -25,6 +25,8 @@ typedef enum ic_cli_command {
     IC_CLI_MARK,
     IC_CLI_UNMARK,
     IC_CLI_FORK,
+    IC_CLI_EXPORT,
+    IC_CLI_IMPORT,
     IC_CLI_COMMANDS,
     IC_CLI_HELP, /* --help and --version stand for commands of their own */
     IC_CLI_VERSION
@@ -48,8 +50,8 @@ typedef struct ic_cli_args {
     ic_wire_id key;
     int timeout_ms;
     const char *session;       /* ID */
-    const char *text;          /* TEXT, SRC, TITLE or NAME */
-    const char *at;            /* fork: a mark's name; NULL: as it is now */
+    const char *text;          /* TEXT, SRC, TITLE, NAME or FILE */
+    const char *at;            /* fork, export: a mark's name; NULL: as it is now */
     bool same_seed;            /* fork */
     const char *video, *image; /* sources for `new` */
     uint64_t from_event;       /* attach: 0 is absent */

@@ -74,7 +74,8 @@ static void send_empty(ic_client *c, ic_wire_verb verb)
 
 static void send_call(ic_client *c)
 {
-    send_frames(c, c->call_signature, c->call_signature_size, &c->call_body, NULL, 0);
+    send_frames(c, c->call_signature, c->call_signature_size, &c->call_body, c->call_payload,
+                c->call_payload_size);
 }
 
 /* --- the connection --------------------------------------------------------------------------- */
@@ -289,9 +290,23 @@ static void on_ok(ic_client *c, ic_wire_msg *m)
     }
 }
 
-static void dispatch(ic_client *c, ic_wire_msg *m, size_t bytes)
+static void on_chunk(ic_client *c, ic_wire_msg *m, const void *payload, size_t size)
+{
+    if (!c->is_calling || c->is_answered || m->chunk.re != c->call_re || !c->call_bytes)
+        return;
+    ic_buf_clear(c->call_bytes);
+    ic_buf_append(c->call_bytes, payload, size); /* a failure stays in it, for its owner */
+    *c->call_reply = *m;
+    memset(m, 0, sizeof *m);
+    c->is_answered = true;
+}
+
+static void dispatch(ic_client *c, ic_wire_msg *m, size_t bytes, const void *payload, size_t size)
 {
     switch (m->verb) {
+    case IC_WIRE_CHUNK:
+        on_chunk(c, m, payload, size);
+        break;
     case IC_WIRE_WELCOME:
         on_welcome(c, m);
         break;
@@ -323,7 +338,7 @@ static void dispatch(ic_client *c, ic_wire_msg *m, size_t bytes)
 /* One message, all its frames; what is not of this protocol is dropped. false: none was there. */
 static bool receive(ic_client *c)
 {
-    enum { FRAMES = 2 };
+    enum { FRAMES = 3 };
     zmq_msg_t frames[FRAMES + 1]; /* the last one takes what is too much */
     int count = 0;
     for (bool more = true; more; count++) {
@@ -337,16 +352,18 @@ static bool receive(ic_client *c)
         if (count >= FRAMES)
             zmq_msg_close(frame);
     }
-    if (count == FRAMES) {
+    if (count == 2 || count == FRAMES) {
         ic_wire_msg m;
         size_t bytes = zmq_msg_size(&frames[1]);
-        int rc =
-            ic_wire_decode(&m, IC_WIRE_FROM_SERVER, zmq_msg_data(&frames[0]),
-                           zmq_msg_size(&frames[0]), zmq_msg_data(&frames[1]), bytes, -1, NULL);
+        const void *payload = count == FRAMES ? zmq_msg_data(&frames[2]) : NULL;
+        size_t size = payload ? zmq_msg_size(&frames[2]) : 0;
+        int rc = ic_wire_decode(&m, IC_WIRE_FROM_SERVER, zmq_msg_data(&frames[0]),
+                                zmq_msg_size(&frames[0]), zmq_msg_data(&frames[1]), bytes,
+                                payload ? (int64_t)size : -1, NULL);
         c->heard_us = ic_clock_mono_us();
         c->ping_us = 0;
         if (!rc)
-            dispatch(c, &m, bytes);
+            dispatch(c, &m, bytes, payload, size);
         ic_wire_msg_fini(&m);
     }
     for (int i = 0; i < count && i < FRAMES; i++)
@@ -589,10 +606,21 @@ static int await_answer(ic_client *c, ic_error *e)
 
 int ic_client_call(ic_client *c, ic_wire_msg *request, ic_wire_msg *reply, ic_error *e)
 {
+    return ic_client_call_bytes(c, request, NULL, 0, reply, NULL, e);
+}
+
+int ic_client_call_bytes(ic_client *c, ic_wire_msg *request, const void *payload,
+                         size_t payload_size, ic_wire_msg *reply, ic_buf *bytes, ic_error *e)
+{
     int rc = prepare_call(c, request, reply, e);
     if (rc)
         return rc;
+    c->call_payload = payload;
+    c->call_payload_size = payload_size;
+    c->call_bytes = bytes;
     rc = await_answer(c, e);
+    c->call_payload = NULL;
+    c->call_bytes = NULL;
     c->is_calling = false;
     if (!rc && reply->verb == IC_WIRE_ERROR) {
         snprintf(c->last_code, sizeof c->last_code, "%s", reply->error.code);

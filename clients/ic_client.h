@@ -69,6 +69,17 @@ void ic_client_upload_abort(ic_client *c);
 /* Bytes sent so far; of how many, 0 when unknown. */
 void ic_client_upload_progress(const ic_client *c, uint64_t *sent, uint64_t *size);
 
+/* Fetches the session (at its mark, or as it is now: NULL) as an export, piece by piece: write is
+ * called with each, in order; a negative result of it ends the transfer and comes back.
+ * IC_ENOTFOUND, IC_EBUSY, IC_EFORMAT (what is stored is damaged) and so on, as ic_client_call. */
+typedef int ic_client_write_fn(void *arg, const void *bytes, size_t size, ic_error *e);
+IC_MUST_CHECK int ic_client_export(ic_client *c, const char *session, const char *at,
+                                   ic_client_write_fn *write, void *arg, ic_error *e);
+/* Sends an export's bytes from fd to its end. import: the IMPORT request, with title and key as
+ * wished; reply: the OK with the new session. */
+IC_MUST_CHECK int ic_client_import(ic_client *c, ic_wire_msg *import, int fd, ic_wire_msg *reply,
+                                   ic_error *e);
+
 /* The code of the last ERROR that failed a call ("BUSY"), or "" when it was not an ERROR. Borrows:
  * until the next call. */
 const char *ic_client_last_code(const ic_client *c);

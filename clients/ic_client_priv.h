@@ -60,6 +60,9 @@ struct ic_client {
     uint8_t call_signature[IC_WIRE_SIGNATURE_MAX];
     size_t call_signature_size;
     ic_buf call_body;
+    const void *call_payload; /* the third frame; NULL: none. The caller's */
+    size_t call_payload_size;
+    ic_buf *call_bytes; /* gets the third frame of the answer; NULL: it is not wanted */
     ic_wire_msg *call_reply;
     ic_wire_verb call_verb;
     char last_code[40];
@@ -72,6 +75,11 @@ struct ic_client {
 /* Encodes and sends without blocking; what cannot be sent now is lost with its connection and
  * repeated by the caller's rules. payload may be NULL. IC_EAGAIN: the socket takes nothing now. */
 int ic_client_send(ic_client *c, const ic_wire_msg *m, const void *payload, size_t payload_size);
+
+/* ic_client_call for requests and answers with a third frame: payload may be NULL, bytes (cleared
+ * first) too. */
+int ic_client_call_bytes(ic_client *c, ic_wire_msg *request, const void *payload,
+                         size_t payload_size, ic_wire_msg *reply, ic_buf *bytes, ic_error *e);
 
 /* Gives a request that has a key, and none yet, a random one. */
 int ic_client_fill_key(ic_wire_msg *request, ic_error *e);

@@ -192,6 +192,14 @@ static int64_t get_count(ic_cursor *c)
     return v;
 }
 
+static bool get_bool(ic_cursor *c)
+{
+    uint8_t v = ic_cursor_u8(c);
+    if (v > 1)
+        c->status = IC_EFORMAT;
+    return v == 1;
+}
+
 static const char *get_text(ic_cursor *c, size_t limit)
 {
     uint32_t size;
@@ -235,7 +243,6 @@ static void get_session(ic_cursor *c, ic_export_record *r)
         *numbers[i] = get_count(c);
     if (r->journal_base > INT64_MAX / 2)
         c->status = IC_EFORMAT;
-    memcpy(h->title, "", 1);
     strcpy(h->title, get_text(c, IC_STORE_TITLE_MAX));
     strcpy(h->origin, get_text(c, IC_STORE_ID_CHARS));
     strcpy(h->label, get_text(c, IC_STORE_LABEL_MAX));
@@ -273,7 +280,7 @@ static void get_media(ic_cursor *c, ic_store_media *m)
     m->frames_seen = get_count(c);
     m->frames_used = get_count(c);
     m->frames_skipped = get_count(c);
-    m->retain = ic_cursor_u8(c) != 0;
+    m->retain = get_bool(c);
     const void *hash = get_blob(c, sizeof m->hash, &hash_bytes);
     memcpy(m->hash, hash, hash_bytes);
     m->hash_bytes = (uint32_t)hash_bytes;
@@ -287,7 +294,7 @@ static void get_journal(ic_cursor *c, ic_store_record *j)
     j->number = get_count(c);
     j->time_us = get_i64(c);
     j->kind = ic_cursor_u32(c);
-    if (ic_cursor_u8(c))
+    if (get_bool(c))
         j->key = ic_cursor_bytes(c, IC_STORE_KEY_BYTES);
     j->bytes = get_rest(c, 0, IC_STORE_RECORD_MAX, &j->size);
 }

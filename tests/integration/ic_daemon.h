@@ -181,7 +181,8 @@ typedef struct talker {
     uint64_t re;
     ic_wire_msg kept[4096]; /* events that came while something else was awaited */
     int kept_count;
-    bool silent; /* grants no credit by itself */
+    bool silent;    /* grants no credit by itself */
+    ic_buf payload; /* third frame of the newest message that had one */
 } talker;
 
 IC_UNUSED static ic_wire_id random_id(void)
@@ -214,13 +215,18 @@ IC_UNUSED static bool receive(talker *t, ic_wire_msg *m, int timeout_ms)
     zmsg_t *in = zmsg_recv(t->sock);
     if (!in)
         return false;
-    zframe_t *head = zmsg_first(in), *body = zmsg_next(in);
+    zframe_t *head = zmsg_first(in), *body = zmsg_next(in), *payload = zmsg_next(in);
     assert_non_null(body);
     ic_error e = {0};
     ic_assert_ok(ic_wire_decode(m, IC_WIRE_FROM_SERVER, zframe_data(head), zframe_size(head),
-                                zframe_data(body), zframe_size(body), -1, &e),
+                                zframe_data(body), zframe_size(body),
+                                payload ? (int64_t)zframe_size(payload) : -1, &e),
                  &e);
     size_t size = zframe_size(body);
+    if (payload) {
+        ic_buf_clear(&t->payload);
+        ic_buf_append(&t->payload, zframe_data(payload), zframe_size(payload));
+    }
     zmsg_destroy(&in);
     if (m->verb == IC_WIRE_EVENT && !t->silent) {
         ic_wire_msg credit;
@@ -285,12 +291,14 @@ IC_UNUSED static void disconnect_talker(talker **t_p)
     for (int i = 0; i < t->kept_count; i++)
         ic_wire_msg_fini(&t->kept[i]);
     zsock_destroy(&t->sock);
+    ic_buf_fini(&t->payload);
     free(t);
 }
 
-/* Sends a request with a fresh number (and a fresh key, unless it has one) and waits for its OK or
- * ERROR, which the caller releases. */
-IC_UNUSED static void request(talker *t, ic_wire_msg *m, ic_wire_msg *reply)
+/* Sends a request with a fresh number (and a fresh key, unless it has one) and waits for its OK,
+ * CHUNK or ERROR, which the caller releases. payload may be NULL. */
+IC_UNUSED static void request_with(talker *t, ic_wire_msg *m, const void *payload, size_t bytes,
+                                   ic_wire_msg *reply)
 {
     ic_wire_id key;
     uint64_t re = 0;
@@ -299,12 +307,13 @@ IC_UNUSED static void request(talker *t, ic_wire_msg *m, ic_wire_msg *reply)
         key = random_id();
         ic_wire_msg_set_key(m, &key);
     }
-    send_msg(t, m, NULL, 0);
+    send_msg(t, m, payload, bytes);
     int64_t until = ic_clock_mono_us() + REPLY_S * 1000000LL;
     while (ic_clock_mono_us() < until) {
         if (!receive(t, reply, 1000))
             continue;
-        if ((reply->verb == IC_WIRE_OK || reply->verb == IC_WIRE_ERROR)
+        if ((reply->verb == IC_WIRE_OK || reply->verb == IC_WIRE_ERROR
+             || reply->verb == IC_WIRE_CHUNK)
             && ic_wire_msg_get_re(reply, &re) && re == t->re)
             return;
         if (reply->verb == IC_WIRE_EVENT)
@@ -313,6 +322,11 @@ IC_UNUSED static void request(talker *t, ic_wire_msg *m, ic_wire_msg *reply)
             ic_wire_msg_fini(reply);
     }
     fail_msg("no answer to %s", ic_wire_verb_name(m->verb));
+}
+
+IC_UNUSED static void request(talker *t, ic_wire_msg *m, ic_wire_msg *reply)
+{
+    request_with(t, m, NULL, 0, reply);
 }
 
 /* The same, and it must succeed. */

@@ -104,7 +104,7 @@ static void words_are_read(void **state)
     assert_int_equal(a.command, IC_CLI_VERSION);
 }
 
-/* Marks and forks: names, titles and the two ways of giving a seed. */
+/* Marks, forks, exports: names, titles, files and the two ways of giving a seed. */
 static void forks_are_read(void **state)
 {
     (void)state;
@@ -121,6 +121,14 @@ static void forks_are_read(void **state)
     ic_assert_ok(parse(&a, "fork 3f9a --seed 7", &e), &e);
     assert_true(!a.same_seed && a.sampling.seed == 7 && !a.at);
 }
+    ic_assert_ok(parse(&a, "export 3f9a film.icx --at the_film", &e), &e);
+    assert_int_equal(a.command, IC_CLI_EXPORT);
+    assert_string_equal(a.session, "3f9a");
+    assert_string_equal(a.text, "film.icx");
+    ic_assert_ok(parse(&a, "import a_file_name.icx --title mine", &e), &e);
+    assert_int_equal(a.command, IC_CLI_IMPORT);
+    assert_null(a.session);
+    assert_string_equal(a.text, "a file name.icx");
 
 /* Wrong usage is refused with a sentence that names what is wrong. */
 static void wrong_usage_is_named(void **state)
