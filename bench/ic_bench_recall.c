@@ -18,12 +18,13 @@
 #include "base/ic_mem.h"
 #include "bench/ic_bench_memory.h"
 
-enum { ANSWER_TOKENS = 64, ANSWER_BYTES = 2048, FIELDS = 6, LOOKS_MAX = 400 };
+enum { ANSWER_TOKENS = 64, ANSWER_BYTES = 2048, FIELDS = 7, LOOKS_MAX = 400 };
 
 typedef struct round_of { /* all text lies in the script */
     int64_t at_us;
     const char *when; /* "now", "past", "never" */
     int distance;     /* seconds; 0 for now and never */
+    double seen;      /* second at which the subject was last seen; -1: none */
     const char *kind, *question, *accept;
 } round_of;
 
@@ -40,8 +41,10 @@ typedef struct memory {
     ic_session *session;
     char answer[ANSWER_BYTES];
     size_t used;
-    char *outcome; /* [rounds] '1' right, '0' wrong */
-    int asked;     /* of the rounds: fewer than all if the session ended before */
+    char *outcome;  /* [rounds] '1' right, '0' wrong */
+    double *held;   /* [rounds] rows of the frames of the subject's second, mean over all heads */
+    uint32_t *came; /* ordinal with which each second of the film begins [seconds + 2] */
+    int asked;      /* of the rounds: fewer than all if the session ended before */
     bool ended;
     ic_error error;
     ic_bench_map map;
@@ -55,7 +58,7 @@ typedef struct recall {
     memory list[IC_BENCH_MEMORIES_MAX];
     int count, next; /* next: round */
     int64_t end_us;
-    int frames, looks, looked;
+    int frames, looks, looked, marked;
     bool verbose;
     double seconds;
 } recall;
@@ -117,9 +120,10 @@ static int read_script(script *s, const char *path, ic_error *e)
         s->rounds[s->count++] = (round_of){.at_us = (int64_t)(atof(f[0]) * 1e6),
                                            .when = f[1],
                                            .distance = atoi(f[2]),
-                                           .kind = f[3],
-                                           .question = f[4],
-                                           .accept = f[5]};
+                                           .seen = atof(f[3]),
+                                           .kind = f[4],
+                                           .question = f[5],
+                                           .accept = f[6]};
     }
     if (!s->film || s->fps <= 0 || s->seconds <= 0 || s->count == 0)
         return ic_error_set(e, IC_EFORMAT, "%s names no film, or has no rounds", path);
@@ -221,6 +225,26 @@ static int give_frame(recall *r, ic_frame *raw, ic_error *e)
     return rc ? rc : settle(r, e);
 }
 
+/* What is still held of the frames that showed the subject. */
+static double held_of(const recall *r, const memory *m, double seen)
+{
+    int second = (int)seen, sum = 0;
+    if (seen < 0 || second + 1 >= r->marked)
+        return 0;
+    const ic_slab *slab = ic_session_slab(m->session);
+    const ic_slab_desc *d = ic_slab_desc_of(slab);
+    ic_row *rows = ic_calloc((size_t)d->slots, sizeof *rows);
+    for (int head = 0; head < d->layers * d->kv_heads; head++) {
+        int n = ic_slab_count(slab, head / d->kv_heads, head % d->kv_heads);
+        ic_slab_rows(slab, head / d->kv_heads, head % d->kv_heads, rows, NULL, NULL);
+        for (int i = 0; i < n; i++)
+            sum += rows[i].kind != IC_ROW_TEXT && rows[i].ordinal >= m->came[second]
+                   && rows[i].ordinal < m->came[second + 1];
+    }
+    ic_free(rows);
+    return (double)sum / (d->layers * d->kv_heads);
+}
+
 static int ask(recall *r, const round_of *q, ic_error *e)
 {
     ic_sampling sampling = ic_engine_info_of(r->engine)->sampling;
@@ -230,6 +254,7 @@ static int ask(recall *r, const round_of *q, ic_error *e)
         ic_error why = {0};
         m->used = 0;
         m->answer[0] = '\0';
+        m->held[m->asked] = m->ended ? 0 : held_of(r, m, q->seen);
         if (!m->ended && ic_session_ask(m->session, q->question, &sampling, &why))
             end_memory(m, &why);
     }
@@ -246,6 +271,20 @@ static int ask(recall *r, const round_of *q, ic_error *e)
                     q->question, m->answer, q->accept, right ? "right" : "wrong");
     }
     return rc;
+}
+
+/* Notes where each second of the film begins, before its rounds and frames. */
+static void mark(recall *r, int64_t now_us)
+{
+    for (; (int64_t)r->marked * 1000000 <= now_us && r->marked <= r->script.seconds; r->marked++) {
+        for (int i = 0; i < r->count; i++) {
+            memory *m = &r->list[i];
+            ic_session_stats stats = {0};
+            if (!m->ended)
+                ic_session_stats_of(m->session, &stats);
+            m->came[r->marked] = (uint32_t)stats.tokens;
+        }
+    }
 }
 
 /* At equal intervals of the film. */
@@ -277,11 +316,15 @@ static int play(recall *r, ic_error *e)
         rc = ic_media_next(r->media, &raw, e);
         if (rc == IC_ECLOSED || (rc == 0 && raw->pts_us >= r->end_us)) {
             ic_frame_unref(&raw);
+            mark(r, r->end_us);
             rc = ask_until(r, r->end_us, e);
             look(r, r->end_us);
             break;
         }
-        rc = rc ? rc : ask_until(r, raw->pts_us, e);
+        if (rc == 0) {
+            mark(r, raw->pts_us);
+            rc = ask_until(r, raw->pts_us, e);
+        }
         if (rc == 0) {
             look(r, raw->pts_us);
             rc = give_frame(r, raw, e);
@@ -297,13 +340,15 @@ static int play(recall *r, ic_error *e)
 
 typedef struct tally {
     int asked, right;
+    int asked_held, right_held; /* of these: something of the subject was held */
+    double rows;                /* of it, sum */
 } tally;
 
 /* Of the rounds asked that this fits; outcome, if not NULL, gets their '0' and '1'. */
 static tally count(const recall *r, const memory *m, const char *when, int distance,
                    const char *kind, char *outcome)
 {
-    tally t = {0, 0};
+    tally t = {0};
     for (int i = 0; i < m->asked; i++) {
         const round_of *q = &r->script.rounds[i];
         if ((when && strcmp(q->when, when) != 0) || (distance >= 0 && q->distance != distance)
@@ -313,6 +358,9 @@ static tally count(const recall *r, const memory *m, const char *when, int dista
             outcome[t.asked] = m->outcome[i];
         t.asked++;
         t.right += m->outcome[i] == '1';
+        t.asked_held += m->held[i] > 0;
+        t.right_held += m->held[i] > 0 && m->outcome[i] == '1';
+        t.rows += m->held[i];
     }
     if (outcome)
         outcome[t.asked] = '\0';
@@ -375,8 +423,10 @@ static void print_json(const recall *r, const memory *m, const char *model, cons
     printf(",\"distances\":[");
     for (int d = next_distance(r, m, 0), first = 1; d > 0; d = next_distance(r, m, d), first = 0) {
         tally t = count(r, m, "past", d, NULL, outcome);
-        printf("%s{\"seconds\":%d,\"asked\":%d,\"right\":%d,\"outcome\":\"%s\"}", first ? "" : ",",
-               d, t.asked, t.right, outcome);
+        printf("%s{\"seconds\":%d,\"asked\":%d,\"right\":%d,\"outcome\":\"%s\","
+               "\"asked_held\":%d,\"right_held\":%d,\"rows_held\":%.3f}",
+               first ? "" : ",", d, t.asked, t.right, outcome, t.asked_held, t.right_held,
+               t.rows / t.asked);
     }
     printf("]");
     print_kinds(r, m);
@@ -435,6 +485,8 @@ static int open_memories(recall *r, int argc, char **argv, ic_error *e)
         memory *m = &r->list[r->count++];
         m->config = configs[i];
         m->outcome = ic_alloc((size_t)r->script.count);
+        m->held = ic_calloc((size_t)r->script.count, sizeof *m->held);
+        m->came = ic_calloc((size_t)r->script.seconds + 2, sizeof *m->came);
         ic_bench_map_init(&m->map, r->looks);
         rc = ic_session_new(&m->session, r->engine, &configs[i], e);
     }
@@ -472,6 +524,8 @@ static void close_recall(recall *r)
         memory *m = &r->list[i];
         ic_session_destroy(&m->session);
         ic_free(m->outcome);
+        ic_free(m->held);
+        ic_free(m->came);
         ic_bench_map_fini(&m->map);
     }
     ic_media_close(&r->media);

@@ -118,6 +118,7 @@ def recall_tables(results, base):
             ", ".join("%s %d" % (part_name(p), asked[p]) for p in parts))
         out += table(["policy"] + [part_name(p) + ", %" for p in parts],
                      [["`%s`" % l] + [share(here[l], p) for p in parts] for l in order(here)]) + "\n"
+        out += held_table(here)
         reference = here.get(base) or everywhere
         if reference and len(here) > 1:
             shown = [p for p in parts if p != "never"]
@@ -125,6 +126,24 @@ def recall_tables(results, base):
                          [["`%s`" % l] + [interval(difference(here[l], reference, p)) for p in shown]
                           for l in order(here) if l != base]) + "\n"
     return out
+
+
+def percent(part, whole):
+    return 100 * part / whole if whole else None
+
+
+def held_table(here):
+    """Was anything of the subject's frames still there when it was asked about, and did that help?"""
+    distances = sorted({d["seconds"] for rs in here.values() for r in rs for d in r["distances"]})
+    rows = []
+    for label in order(here):
+        every = [d for r in here[label] for d in r["distances"]]
+        total = lambda name, seconds=None: sum(d[name] for d in every if seconds in (None, d["seconds"]))
+        asked, right, asked_held, right_held = (total(n) for n in ("asked", "right", "asked_held", "right_held"))
+        rows.append(["`%s`" % label] + [percent(total("asked_held", d), total("asked", d)) for d in distances]
+                    + [percent(right_held, asked_held), percent(right - right_held, asked - asked_held)])
+    return table(["subject still held, %"] + [distance_name(d) for d in distances] + ["right when held, %", "right when lost, %"],
+                 rows) + "\n"
 
 
 def kinds_table(results, budget):

@@ -13,12 +13,12 @@ part() { grep -o "\"$1\":{[^}]*}"; }
 cp "$source_dir/models/demo/eval/demo_a.mp4" "$folder/film.mp4"
 {
   printf 'film\tfilm.mp4\t2\t24\n'
-  printf '5\tnow\t0\twhere\tWhere is the blue square?\tat the top right\n'
-  printf '14\tpast\t10\tever\tWas there a red circle?\tyes\n'
-  printf '16\tnever\t0\tever\tWas there a green cross?\tno|zebra\n'
-  printf '20\tpast\t10\tglyphs\tWhich letter or digit was shown first?\tK&letter\n'
-  printf '24\tnow\t0\tdescribe\tWhat do you see now?\tblue square&yellow star\n'
-  printf '24\tpast\t20\twhen\tWhen did the blue square appear?\tzebra\n'
+  printf '5\tnow\t0\t-1\twhere\tWhere is the blue square?\tat the top right\n'
+  printf '14\tpast\t10\t4.5\tever\tWas there a red circle?\tyes\n'
+  printf '16\tnever\t0\t-1\tever\tWas there a green cross?\tno|zebra\n'
+  printf '20\tpast\t10\t8.5\tglyphs\tWhich letter or digit was shown first?\tK&letter\n'
+  printf '24\tnow\t0\t-1\tdescribe\tWhat do you see now?\tblue square&yellow star\n'
+  printf '24\tpast\t20\t4.5\twhen\tWhen did the blue square appear?\tzebra\n'
 } >"$folder/stream_7.tsv"
 
 recall --policy full:1500,saddle:1500,window:64 --verbose --map 4 --json >"$folder/three" 2>"$folder/answers"
@@ -28,9 +28,11 @@ recall --policy full:1500,saddle:1500,window:64 --verbose --map 4 --json >"$fold
 recall --policy saddle:1500 --json >"$folder/one"
 [ "$(sed -n 2p "$folder/three" | part 'now\|past\|never')" = "$(part 'now\|past\|never' <"$folder/one")" ] ||
   fail "saddle answers otherwise alone than beside others"
-grep -q '"distances":\[{"seconds":10,"asked":2,.*{"seconds":20,"asked":1,"right":0,"outcome":"0"}\]' "$folder/one" ||
+grep -q '"distances":\[{"seconds":10,"asked":2,.*{"seconds":20,"asked":1,"right":0,"outcome":"0","asked_held":1,"right_held":0,"rows_held":[1-9]' "$folder/one" ||
   fail "rounds are not counted by their distance: $(cat "$folder/one")"
 grep -q '"rounds":6,"asked":6,' "$folder/one" || fail "not all rounds were asked"
+sed -n 3p "$folder/three" | grep -q '{"seconds":20,"asked":1,"right":0,"outcome":"0","asked_held":0,"right_held":0,"rows_held":0' ||
+  fail "a window of 64 tokens is said to hold what was seen 20 s ago"
 recall --policy saddle:1500 --minutes 0.25 --json | grep -q '"rounds":2,"asked":2,' || fail "--minutes does not end the stream"
 
 # Every verdict again, by other means: all phrases as whole words, one of each alternatives.
@@ -55,8 +57,8 @@ assert total(window, 3) <= (64 + window["chunk"] + window["slack"]) * heads
 assert sum(window["map"]["frames"][3][:2]) == 0 and sum(held["map"]["frames"][3][:2]) > 0
 PY
 
-printf 'film\tfilm.mp4\t2\t24\n5\tnow\t0\twhere\n' >"$folder/stream_7.tsv"
+printf 'film\tfilm.mp4\t2\t24\n5\tnow\t0\t-1\twhere\n' >"$folder/stream_7.tsv"
 recall --policy saddle:1500 --json 2>"$folder/error" && fail "a damaged script is taken"
-grep -q 'a round has 4 fields, not 6' "$folder/error" || fail "$(cat "$folder/error")"
+grep -q 'a round has 5 fields, not 7' "$folder/error" || fail "$(cat "$folder/error")"
 recall --policy nonsense 2>/dev/null && fail "an unknown policy is taken"
 echo passed

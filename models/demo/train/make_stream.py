@@ -7,8 +7,8 @@ any moment there are things that were last seen at every distance, and all that 
 second, 0.8 to 1.0 times one of the DISTANCES ago; those that fit come equally often, and so does "was there ever" of what
 never was. Questions, answers and what counts as right are those of talk.py; nothing else is known about the film.
 
-The .tsv: a line `film NAME FPS SECONDS`, then one a round: second, now|past|never, distance in seconds (0: none), kind,
-question, accepted phrases ("&" between phrases that must all occur, "|" between alternatives). Fields are parted by tabs."""
+The .tsv: a line `film NAME FPS SECONDS`, then one a round: second, now|past|never, distance in seconds (0: none), the
+second at which the subject was last seen (-1: none), kind, question, accepted phrases ("&" between phrases that must all occur, "|" between alternatives). Fields are parted by tabs."""
 import argparse
 import os
 import subprocess
@@ -98,26 +98,28 @@ def encode_film(path, frames, fps, side, codec, crf):
 
 
 def about_past(rng, talk, low, high):
-    """A question about what was last seen, or was there, between these seconds; or None."""
-    within = [i for i, o in enumerate(talk.seen) if low <= o[0] <= high]
+    """A question about what was last seen, or was there, between these seconds, and the second of that; or None."""
+    seen, within = talk.seen, {i for i, o in enumerate(talk.seen) if low <= o[0] <= high}
     kinds, weights = list(KINDS), np.array(list(KINDS.values()), float)
     for kind in rng.choice(kinds, len(kinds), replace=False, p=weights / weights.sum()):
-        talk.rng, subjects = rng, []
+        talk.rng = rng
         if kind.endswith("_at"):
-            subjects = [i for i in within if (kind != "glyph_at" or talk.seen[i][2]) and (kind != "colour_at" or talk.seen[i][1])]
+            subjects = [(i, i) for i in range(len(seen)) if (kind != "glyph_at" or seen[i][2]) and (kind != "colour_at" or seen[i][1])]
         elif kind == "ever_glyph":
-            subjects = [g for g, i in talk.glast.items() if i in within]
+            subjects = list(talk.glast.items())
         elif kind == "change":
-            olds = [c[2] for c in talk.changes]
-            subjects = [c for c in talk.changes if c[0] in within and olds.count(c[2]) == 1]
+            new = [c[2] for c in talk.changes]
+            subjects = [(c, c[0]) for c in talk.changes if new.count(c[2]) == 1]
         elif kind == "moved":
-            subjects = [k for k, m in talk.moves.items() if len(m) == 1 and moved_at(talk, k) in within]
+            subjects = [(k, moved_at(talk, k)) for k, m in talk.moves.items() if len(m) == 1]
         else:
-            subjects = [k for k, i in talk.last.items() if i in within]
+            subjects = list(talk.last.items())
+        subjects = [x for x in subjects if x[1] in within]
         for _ in range(6 if subjects else 0):
-            got = ask_about(talk, str(kind), subjects[rng.integers(len(subjects))])
+            subject, i = subjects[rng.integers(len(subjects))]
+            got = ask_about(talk, str(kind), subject)
             if got:
-                return got
+                return got, seen[i][0]
     return None
 
 
@@ -154,16 +156,16 @@ def ask_about(talk, kind, subject):
 
 
 def rounds_of(rng, observations, seconds, every):
-    """-> [(second, now|past|never, distance, kind, question, accept)]"""
+    """-> [(second, now|past|never, distance, second of the subject, kind, question, accept)]"""
     out, asked = [], {d: 0 for d in DISTANCES + [0]}
     for n, at in enumerate(range(every, int(seconds) + 1, every)):
         talk = Talk(rng, [o for o in observations if o[0] < at])
-        got, when, distance = None, "now", 0
+        got, when, distance, seen = None, "now", 0, -1
         if n % 2:
             fits = [d for d in asked if 0.8 * d <= at - 1]
             for distance in sorted(fits, key=lambda d: (asked[d], rng.random())):
                 if distance:
-                    got = about_past(rng, talk, at - distance, at - 0.8 * distance)
+                    got, seen = about_past(rng, talk, at - distance, at - 0.8 * distance) or (None, -1)
                 else:
                     got = next((g for g in (talk.ask(["ever", "ever_glyph"]) for _ in range(20)) if g and g[2] == ["no"]), None)
                 if got:
@@ -174,7 +176,7 @@ def rounds_of(rng, observations, seconds, every):
         if got:
             q, _, ok, kind = got
             asked[distance] += when != "now"
-            out.append((at, when, distance, kind, q, "&".join(ok)))
+            out.append((at, when, distance, seen, kind, q, "&".join(ok)))
     return out
 
 
