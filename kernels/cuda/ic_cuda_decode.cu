@@ -376,12 +376,14 @@ static int decode_some(ic_cuda_device *d, const ic_slab *const *slabs, int n, in
             ((ic_slab *)slabs[i])->host_stale = true; /* its scores */
         }
     }
-    /* A recorded step serves until a count passes a multiple of this. */
-    j.places = (count + IC_CUDA_COUNT_STEP - 1) / IC_CUDA_COUNT_STEP * IC_CUDA_COUNT_STEP;
+    /* A recorded step serves until a count reaches the next multiple of this; the room is for one
+     * multiple more, so that no recording finds it too small. */
+    j.places = (count / IC_CUDA_COUNT_STEP + 1) * IC_CUDA_COUNT_STEP;
     j.splits = j.places / SPLIT;
     int64_t rows = (int64_t)n * j.heads, pieces = rows * j.splits;
-    size_t bytes = (size_t)pieces * (sizeof *j.stats + j.dim * sizeof *j.parts)
-                   + (sums ? (size_t)rows * j.places * sizeof *j.scores : 0);
+    int64_t most = rows * (j.places + IC_CUDA_COUNT_STEP);
+    size_t bytes = (size_t)(most / SPLIT) * (sizeof *j.stats + j.dim * sizeof *j.parts)
+                   + (sums ? (size_t)most * sizeof *j.scores : 0);
     char *room = (char *)ic_cuda_scratch(d, IC_CUDA_ROOM_PARTS, bytes);
     if (!room)
         return IC_ENOMEM;

@@ -10,7 +10,7 @@
  * 16-byte aligned. */
 #ifdef IC_CUDA_EMULATED
 #define IC_CUDA_LAUNCH(kernel, grid, block, shared, stream, ...)                                   \
-    ((void)(stream), ic_emu_launch((grid), (block), (shared), [&] { kernel(__VA_ARGS__); }))
+    ((void)(stream), ic_emu_launch((grid), (block), (shared), [=] { kernel(__VA_ARGS__); }))
 #define IC_CUDA_SHARED(type, name) type *name = (type *)ic_emu_shared()
 #else
 #define IC_CUDA_LAUNCH(kernel, grid, block, shared, stream, ...)                                   \

@@ -149,8 +149,98 @@ void run_block()
 
 ic_emu_place ic_emu_now;
 
+/* --- graphs --- */
+
+struct ic_emu_graph {
+    std::vector<std::function<void()>> calls;
+};
+static ic_emu_graph *capture; /* what is done now goes there; NULL: it is done */
+
+/* Does it, or notes it down. */
+static cudaError_t now_or_later(const std::function<void()> &call)
+{
+    if (capture)
+        capture->calls.push_back(call);
+    else
+        call();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
+{
+    capture = new ic_emu_graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out)
+{
+    *out = capture;
+    capture = NULL;
+    return *out ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
+{
+    *out = new ic_emu_graph(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
+{
+    for (const std::function<void()> &call : graph->calls)
+        call();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    return capture ? cudaErrorNotSupported : cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t)
+{
+    return now_or_later([=] { memmove(to, from, bytes); });
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t)
+{
+    return now_or_later([=] {
+        for (size_t i = 0; i < height; i++)
+            memmove((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
+    });
+}
+
+cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t)
+{
+    return now_or_later([=] { memset(at, value, bytes); });
+}
+
+/* --- launches --- */
+
+static void run_grid(dim3 grid, dim3 block_dim, size_t shared_bytes,
+                     const std::function<void()> &kernel);
+
 void ic_emu_launch(dim3 grid, dim3 block_dim, size_t shared_bytes,
                    const std::function<void()> &kernel)
+{
+    now_or_later([=] { run_grid(grid, block_dim, shared_bytes, kernel); });
+}
+
+static void run_grid(dim3 grid, dim3 block_dim, size_t shared_bytes,
+                     const std::function<void()> &kernel)
 {
     int threads = (int)(block_dim.x * block_dim.y * block_dim.z);
     if (threads < 1 || threads > 1024 || shared_bytes > (227u << 10) || grid.y > 65535

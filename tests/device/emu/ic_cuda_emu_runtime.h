@@ -1,7 +1,6 @@
 /* ic_cuda_emu_runtime: the part of the CUDA runtime that the backend uses, over host memory.
  *
- * Every stream is done when its call returns. Capture into graphs is not there
- * (cudaErrorNotSupported). */
+ * Every stream is done when its call returns. */
 #ifndef IC_CUDA_EMU_RUNTIME_H
 #define IC_CUDA_EMU_RUNTIME_H
 
@@ -70,30 +69,17 @@ const char *cudaGetErrorString(cudaError_t error);
 const char *cudaGetErrorName(cudaError_t error);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
 
-static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind,
-                                          cudaStream_t = NULL)
-{
-    memmove(to, from, bytes);
-    return cudaSuccess;
-}
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream = NULL);
 static inline cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind)
 {
     memmove(to, from, bytes);
     return cudaSuccess;
 }
-static inline cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from,
-                                            size_t from_pitch, size_t width, size_t height,
-                                            cudaMemcpyKind, cudaStream_t = NULL)
-{
-    for (size_t i = 0; i < height; i++)
-        memmove((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
-    return cudaSuccess;
-}
-static inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t = NULL)
-{
-    memset(at, value, bytes);
-    return cudaSuccess;
-}
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind kind,
+                              cudaStream_t stream = NULL);
+cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t stream = NULL);
 static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
 {
     memset(at, value, bytes);
@@ -111,7 +97,7 @@ IC_EMU_DONE(cudaDeviceSynchronize, (void))
 IC_EMU_DONE(cudaDeviceReset, (void))
 IC_EMU_DONE(cudaGetLastError, (void))
 IC_EMU_DONE(cudaPeekAtLastError, (void))
-IC_EMU_DONE(cudaStreamSynchronize, (cudaStream_t))
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 IC_EMU_DONE(cudaStreamQuery, (cudaStream_t))
 IC_EMU_DONE(cudaStreamDestroy, (cudaStream_t))
 IC_EMU_DONE(cudaStreamWaitEvent, (cudaStream_t, cudaEvent_t, unsigned = 0))
@@ -142,6 +128,40 @@ static inline cudaError_t cudaEventCreate(cudaEvent_t *out)
 static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned)
 {
     return cudaEventCreate(out);
+}
+/* Graphs: what is launched and copied under capture is done at each cudaGraphLaunch, with the
+ * parameters that it had then. Anything that waits under capture is refused. */
+typedef struct ic_emu_graph *cudaGraph_t;
+typedef struct ic_emu_graph *cudaGraphExec_t;
+typedef enum cudaStreamCaptureMode {
+    cudaStreamCaptureModeGlobal,
+    cudaStreamCaptureModeThreadLocal,
+    cudaStreamCaptureModeRelaxed
+} cudaStreamCaptureMode;
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
+typedef enum cudaMemoryType {
+    cudaMemoryTypeUnregistered,
+    cudaMemoryTypeHost,
+    cudaMemoryTypeDevice,
+    cudaMemoryTypeManaged
+} cudaMemoryType;
+struct cudaPointerAttributes {
+    cudaMemoryType type;
+};
+static inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, const void *)
+{
+    out->type = cudaMemoryTypeUnregistered;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaRuntimeGetVersion(int *out)
+{
+    *out = 0;
+    return cudaSuccess;
 }
 static inline cudaError_t cudaGetDeviceCount(int *out)
 {
