@@ -323,6 +323,7 @@ static void stopped(talk *t)
     }
     t->phase = TALK_SUSPENDED;
     ic_log_info("session", "%.8s: %s", t->id, why == TALK_WHY_RM ? "let go" : "suspended");
+    tell_router(t); /* first: a STATUS behind the OK must not count it as resident */
     ic_mail_request *r;
     while ((r = next_waiting(&t->stop_replies))) {
         send_plain_ok(t, r);
