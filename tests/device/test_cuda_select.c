@@ -1,0 +1,379 @@
+/* Slabs on the CUDA device against the CPU's: the same history gives the same rows in the same
+ * slots at the same positions, whatever is evicted by whatever plan; and checkpoints go either way.
+ */
+#include <string.h>
+
+#include "base/ic_mem.h"
+#include "ic_test_cuda.h"
+
+enum { LAYERS = 2, KV = 3, DIM = 8, HEADS = LAYERS * KV, MOST = 1300 };
+
+static ic_device *devices[2]; /* cpu, cuda */
+static uint32_t seed, next_ordinal, next_group;
+
+static uint32_t next_random(uint32_t below)
+{
+    seed = seed * 1664525u + 1013904223u;
+    return (seed >> 8) % below;
+}
+
+static int open_devices(void **state)
+{
+    (void)state;
+    seed = 11;
+    devices[1] = ic_test_cuda_open(0);
+    return ic_device_open(&devices[0], &(ic_device_config){.kind = "cpu", .threads = 1}, NULL);
+}
+
+static int close_devices(void **state)
+{
+    (void)state;
+    for (int d = 0; d < 2; d++)
+        ic_device_close(&devices[d]);
+    return 0;
+}
+
+static bool lacks_gpu(void)
+{
+    if (devices[1])
+        return false;
+    skip();
+    return true;
+}
+
+/* --- two slabs with one history --- */
+
+static ic_slab *slabs[2];
+
+static void make_slabs(int slots, ic_score_kind kind)
+{
+    ic_error e = {0};
+    ic_slab_desc desc = {LAYERS, KV, DIM, slots, IC_BF16, IC_BF16};
+    next_ordinal = next_group = 0;
+    for (int d = 0; d < 2; d++) {
+        ic_assert_ok(ic_slab_new(&slabs[d], devices[d], &desc, &e), &e);
+        ic_assert_ok(ic_slab_keep_scores(slabs[d], kind, 0, &e), &e);
+    }
+}
+
+static void drop_slabs(void)
+{
+    for (int d = 0; d < 2; d++)
+        ic_slab_destroy(&slabs[d]);
+}
+
+static ic_row new_row(int kind, uint32_t group, int advance)
+{
+    return (ic_row){.ordinal = next_ordinal++,
+                    .group = group,
+                    .h = kind == IC_ROW_VISION ? (uint16_t)next_random(4) : 0,
+                    .w = kind == IC_ROW_VISION ? (uint16_t)next_random(5) : 0,
+                    .advance = (uint16_t)advance,
+                    .kind = (uint8_t)kind,
+                    .pinned = next_random(40) == 0};
+}
+
+/* Text, and groups of up to 30 patches with markers before and behind. */
+static int make_rows(ic_row *rows, int count, bool groups)
+{
+    int n = 0;
+    while (n < count) {
+        for (int text = (int)next_random(20); n < count && text > 0; text--)
+            rows[n++] = new_row(IC_ROW_TEXT, 0, 1);
+        if (!groups)
+            continue;
+        uint32_t group = ++next_group;
+        int advance = 1 + (int)next_random(9);
+        for (int m = (int)next_random(4); n < count && m > 0; m--)
+            rows[n++] = new_row(IC_ROW_MARKER, group, 1);
+        for (int p = (int)next_random(30); n < count && p > 0; p--)
+            rows[n++] = new_row(IC_ROW_VISION, group, advance);
+        if (n < count)
+            rows[n++] = new_row(IC_ROW_MARKER, group, 1);
+    }
+    return n;
+}
+
+static void append(const ic_row *rows, int count)
+{
+    ic_error e = {0};
+    float *values = ic_calloc((size_t)count * KV * DIM, sizeof *values);
+    for (int i = 0; i < count * KV * DIM; i++)
+        values[i] = (float)next_random(256);
+    for (int d = 0; d < 2; d++) {
+        ic_assert_ok(ic_slab_append(slabs[d], rows, count, &e), &e);
+        size_t bytes = (size_t)count * KV * DIM * sizeof *values;
+        void *memory = ic_device_alloc(devices[d], bytes);
+        assert_int_equal(ic_device_upload(devices[d], memory, values, bytes), 0);
+        ic_mat m = {memory, IC_F32, count, KV * DIM, KV * DIM};
+        for (int layer = 0; layer < LAYERS; layer++)
+            assert_int_equal(ic_slab_store(slabs[d], layer, count, 0, &m, &m), 0);
+        ic_device_free(devices[d], memory);
+    }
+    ic_free(values);
+}
+
+static void append_random(int count, bool groups)
+{
+    ic_row rows[MOST];
+    append(rows, make_rows(rows, count, groups));
+}
+
+/* The same scores to both, `missing` percent of them none; steps make ties. */
+static void give_scores(int missing, uint32_t steps)
+{
+    ic_buf buf = {0};
+    for (int head = 0; head < HEADS; head++)
+        for (int i = 0; i < ic_slab_count(slabs[0], head / KV, head % KV); i++)
+            ic_buf_f32(&buf, next_random(100) < (uint32_t)missing
+                                 ? -1.0f
+                                 : (float)next_random(steps) / (float)steps);
+    for (int d = 0; d < 2; d++) {
+        ic_cursor in;
+        ic_error e = {0};
+        ic_cursor_init(&in, buf.data, buf.size);
+        ic_assert_ok(ic_slab_load_scores(slabs[d], &in, &e), &e);
+    }
+    ic_buf_fini(&buf);
+}
+
+typedef struct view {
+    ic_row rows[MOST];
+    int32_t slots[MOST];
+    ic_pos positions[MOST];
+} view;
+
+static void expect_same(const char *what)
+{
+    view *v = ic_calloc(2, sizeof *v);
+    assert_int_equal(ic_slab_used(slabs[0]), ic_slab_used(slabs[1]));
+    for (int head = 0; head < HEADS; head++) {
+        int count = ic_slab_count(slabs[0], head / KV, head % KV);
+        if (count != ic_slab_count(slabs[1], head / KV, head % KV))
+            fail_msg("%s: head %d holds %d rows, and %d are right", what, head,
+                     ic_slab_count(slabs[1], head / KV, head % KV), count);
+        for (int d = 0; d < 2; d++)
+            ic_slab_rows(slabs[d], head / KV, head % KV, v[d].rows, v[d].slots, v[d].positions);
+        for (int i = 0; i < count; i++)
+            if (v[0].slots[i] != v[1].slots[i])
+                fail_msg("%s: head %d, place %d: slot %d, and %d is right", what, head, i,
+                         v[1].slots[i], v[0].slots[i]);
+        assert_memory_equal(v[0].rows, v[1].rows, (size_t)count * sizeof *v->rows);
+        assert_memory_equal(v[0].positions, v[1].positions, (size_t)count * sizeof *v->positions);
+    }
+    ic_free(v);
+}
+
+/* K and V of every row that lives. */
+static void expect_same_values(void)
+{
+    int32_t slots[MOST];
+    float k[2][DIM], v[2][DIM];
+    for (int head = 0; head < HEADS; head++) {
+        ic_slab_rows(slabs[0], head / KV, head % KV, NULL, slots, NULL);
+        for (int i = 0; i < ic_slab_count(slabs[0], head / KV, head % KV); i += 7) {
+            for (int d = 0; d < 2; d++)
+                ic_slab_read(slabs[d], head / KV, head % KV, slots[i], k[d], v[d]);
+            assert_memory_equal(k[0], k[1], sizeof k[0]);
+            assert_memory_equal(v[0], v[1], sizeof v[0]);
+        }
+    }
+}
+
+static void evict(const ic_plan *plan, const char *what)
+{
+    ic_evicted evicted[2];
+    for (int d = 0; d < 2; d++)
+        assert_int_equal(ic_slab_evict(slabs[d], plan, &evicted[d]), 0);
+    expect_same(what);
+    assert_int_equal(evicted[0].rows, evicted[1].rows);
+    assert_int_equal(evicted[0].rows_max, evicted[1].rows_max);
+    assert_int_equal(evicted[0].groups, evicted[1].groups);
+}
+
+/* --- the tests --- */
+
+/* Appending, evicting the oldest, filling the holes and dropping the last rows, again and again. */
+static void test_history(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    make_slabs(700, IC_SCORE_NONE);
+    for (int round = 0; round < 8; round++) {
+        append_random(1 + (int)next_random(200), true);
+        if (round % 3 == 1)
+            for (int d = 0; d < 2; d++)
+                ic_slab_drop_last(slabs[d], 1 + round);
+        append_random(1, false);
+        expect_same("append");
+        evict(&(ic_plan){.budget = 150 + (int)next_random(300), .sinks = (int)next_random(9)},
+              "oldest");
+    }
+    expect_same_values();
+    drop_slabs();
+}
+
+/* A plan of every kind, over text alone and over groups, with scores that tie and rows that have
+ * none. */
+static void check_plan(ic_plan plan, const char *what)
+{
+    for (int groups = 0; groups < 2; groups++) {
+        make_slabs(MOST, IC_SCORE_WINDOW);
+        append_random(300 + (int)next_random(900), groups);
+        for (int round = 0; round < 3; round++) {
+            give_scores(round * 10, round == 1 ? 7 : 100000);
+            plan.budget = ic_slab_used(slabs[0]) * (60 + (int)next_random(45)) / 100;
+            evict(&plan, what);
+            append_random(1 + (int)next_random(60), groups);
+        }
+        expect_same_values();
+        drop_slabs();
+    }
+}
+
+static void test_scored(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    check_plan((ic_plan){.sinks = 4, .recent = 50, .scored = true}, "scored");
+    check_plan((ic_plan){.sinks = 4, .recent = 50, .scored = true, .bias = 0.5f, .pool = 7},
+               "pooled");
+    check_plan((ic_plan){.recent = 900, .scored = true}, "more recent rows than fit");
+    check_plan((ic_plan){.sinks = 2, .recent = 30, .scored = true, .per_layer = true}, "per layer");
+}
+
+/* Of the last rows that fit, some are passed over because of their group's markers. */
+static void test_markers(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    for (int round = 0; round < 12; round++) {
+        make_slabs(200, IC_SCORE_SUM);
+        ic_row rows[150];
+        int n = 0;
+        for (uint32_t g = 1; n < 130; g++) { /* one patch each, and many markers */
+            for (int m = 0; m < 6; m++)
+                rows[n++] = new_row(IC_ROW_MARKER, g, 1);
+            rows[n++] = new_row(IC_ROW_VISION, g, 3);
+            rows[n++] = new_row(IC_ROW_TEXT, 0, 1);
+        }
+        append(rows, n);
+        give_scores(0, 50);
+        evict(&(ic_plan){.budget = 20 + round * 7, .sinks = 1, .recent = 5, .scored = true},
+              "markers");
+        drop_slabs();
+    }
+}
+
+static void test_frames(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    check_plan((ic_plan){.sinks = 3, .frames = 6, .text = 60}, "frames");
+    check_plan((ic_plan){.frames = 100, .text = 1000}, "all frames");
+}
+
+/* Groups that come in no order of their numbers are found all the same. */
+static void test_unordered_groups(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    static const uint32_t groups[] = {7, 3, 7, 0, 12, 3, 5};
+    make_slabs(400, IC_SCORE_NONE);
+    ic_row rows[350];
+    for (int i = 0; i < 350; i++) {
+        uint32_t g = groups[i / 11 % 7];
+        rows[i] = new_row(!g ? IC_ROW_TEXT : i % 11 < 2 ? IC_ROW_MARKER : IC_ROW_VISION, g, 2);
+    }
+    append(rows, 350);
+    evict(&(ic_plan){.budget = 300, .sinks = 3, .frames = 2, .text = 40}, "unordered");
+    evict(&(ic_plan){.budget = 40, .sinks = 3}, "unordered");
+    drop_slabs();
+}
+
+/* A budget that all rows fit, one of nothing, and an empty slab. */
+static void test_edges(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    make_slabs(100, IC_SCORE_WINDOW);
+    evict(&(ic_plan){.budget = 10, .scored = true}, "empty");
+    append_random(80, true);
+    give_scores(20, 9);
+    evict(&(ic_plan){.budget = 80, .scored = true}, "all fit");
+    evict(&(ic_plan){.budget = 0, .scored = true}, "nothing fits");
+    append_random(1, false);
+    evict(&(ic_plan){.budget = 1, .sinks = 1}, "one");
+    drop_slabs();
+}
+
+/* A slab that one device has saved, piece by piece between changes, the other one loads. */
+static void test_checkpoints(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    for (int from = 0; from < 2; from++) {
+        make_slabs(MOST, IC_SCORE_WINDOW);
+        ic_buf pieces[3] = {{0}}, tables = {0}, scores = {0};
+        for (int round = 0; round < 3; round++) {
+            uint64_t cursor = 0;
+            bool more;
+            append_random(200, true);
+            give_scores(5, 1000);
+            evict(&(ic_plan){.budget = 250, .sinks = 2, .recent = 20, .scored = true}, "saved");
+            assert_int_equal(
+                ic_slab_save_rows(slabs[from], false, &cursor, 1 << 24, &pieces[round], &more), 0);
+            assert_false(more);
+            ic_slab_mark_saved(slabs[from]);
+        }
+        assert_true(pieces[2].size
+                    < pieces[0].size * 3 / 2); /* what was saved is not given again */
+        assert_int_equal(ic_slab_save_tables(slabs[from], &tables), 0);
+        assert_int_equal(ic_slab_save_scores(slabs[from], &scores), 0);
+        ic_slab *kept = slabs[from], *loaded = NULL;
+        ic_slab_desc desc = *ic_slab_desc_of(kept);
+        ic_error e = {0};
+        ic_cursor in;
+        ic_assert_ok(ic_slab_new(&loaded, devices[!from], &desc, &e), &e);
+        ic_assert_ok(ic_slab_keep_scores(loaded, IC_SCORE_WINDOW, 0, &e), &e);
+        ic_cursor_init(&in, tables.data, tables.size);
+        ic_assert_ok(ic_slab_load_tables(loaded, &in, &e), &e);
+        for (int round = 0; round < 3; round++)
+            ic_assert_ok(ic_slab_load_rows(loaded, pieces[round].data, pieces[round].size, &e), &e);
+        ic_assert_ok(ic_slab_load_finish(loaded, &e), &e);
+        ic_cursor_init(&in, scores.data, scores.size);
+        ic_assert_ok(ic_slab_load_scores(loaded, &in, &e), &e);
+        ic_slab_destroy(&slabs[!from]);
+        slabs[!from] = loaded;
+        expect_same("loaded");
+        expect_same_values();
+        append_random(30, true);
+        evict(&(ic_plan){.budget = 200, .sinks = 2, .recent = 40, .scored = true}, "after loading");
+        drop_slabs();
+        for (int round = 0; round < 3; round++)
+            ic_buf_fini(&pieces[round]);
+        ic_buf_fini(&tables);
+        ic_buf_fini(&scores);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_history, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_scored, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_markers, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_frames, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_unordered_groups, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_edges, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_checkpoints, open_devices, close_devices),
+    };
+    return IC_TEST_RUN(tests);
+}
