@@ -13,9 +13,8 @@ static uint64_t mix64(uint64_t z)
     return z ^ (z >> 31);
 }
 
-/* A number in [0, 1) that depends on nothing but (seed, turn, index): a counter, not a stream, so
- * that an answer goes on after a restart as if there had been none. */
-static double uniform(uint64_t seed, uint64_t turn, uint64_t index)
+/* A counter, not a stream, so that an answer goes on after a restart as if there had been none. */
+double ic_sampler_uniform(uint64_t seed, uint64_t turn, uint64_t index)
 {
     const uint64_t golden = 0x9e3779b97f4a7c15ULL;
     uint64_t z = mix64(seed + golden);
@@ -143,7 +142,7 @@ int32_t ic_sampler_pick(const ic_sampling *s, float *logits, int vocab, const ui
     int k = s->top_k > 0 && s->top_k < vocab ? s->top_k : vocab;
     candidate *c = ic_alloc((size_t)k * sizeof *c);
     int count = take_best(c, k, logits, vocab);
-    int32_t id = draw(c, count, s->temperature, s->top_p, uniform(s->seed, turn, index));
+    int32_t id = draw(c, count, s->temperature, s->top_p, ic_sampler_uniform(s->seed, turn, index));
     ic_free(c);
     return id;
 }

@@ -25,6 +25,9 @@ typedef struct ic_sampling {
 /* IC_EINVAL names the field that is out of range. */
 IC_MUST_CHECK int ic_sampling_check(const ic_sampling *s, ic_error *e);
 
+/* A number in [0, 1) that depends on nothing but (seed, turn, index). */
+double ic_sampler_uniform(uint64_t seed, uint64_t turn, uint64_t index);
+
 /* logits [vocab] are changed in place. seen: bitmap of vocab bits, or NULL. */
 int32_t ic_sampler_pick(const ic_sampling *s, float *logits, int vocab, const uint8_t *seen,
                         uint64_t turn, uint64_t index);

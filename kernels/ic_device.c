@@ -100,7 +100,8 @@ int ic_device_download(ic_device *d, void *to_host, const void *from_device, siz
 int ic_weight_new(ic_weight **out, ic_device *d, const void *host, ic_dtype from, ic_dtype compute,
                   int64_t out_dim, int64_t in_dim, ic_error *e)
 {
-    IC_ASSERT(host && from < IC_DTYPE_COUNT && (compute == IC_F32 || compute == IC_BF16));
+    IC_ASSERT(from < IC_DTYPE_COUNT && compute < IC_DTYPE_COUNT);
+    IC_ASSERT(compute != IC_F16 || d->info.f16_matmul);
     IC_ASSERT(out_dim > 0 && in_dim > 0);
     *out = NULL;
     return d->backend->weight_new(out, d, host, from, compute, out_dim, in_dim, e);

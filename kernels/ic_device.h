@@ -40,8 +40,11 @@ typedef struct ic_device_info {
                            "numerics id" */
     int threads;
     bool batch_exact; /* a row's bits do not depend on the batch, the slice or the thread count */
-    bool bf16_matmul; /* bf16 products run in bf16 (else they are widened to f32) */
-    size_t memory_bytes; /* memory that slabs and weights may use, all in all */
+    bool half_activations; /* x and y of products, norms and activations may be of 16 bits
+                              (ic_ops.h) */
+    bool f16_matmul;       /* weights may compute in f16 */
+    bool bf16_matmul;      /* bf16 products run in bf16 (else they are widened to f32) */
+    size_t memory_bytes;   /* memory that slabs and weights may use, all in all */
 } ic_device_info;
 
 /* Caller owns *out. IC_EUNSUPPORTED when the backend is not built, IC_EDEVICE when the hardware
@@ -73,9 +76,10 @@ typedef struct ic_mat {
 /* A weight [out, in] in the form in which this device multiplies fastest. Immutable. */
 typedef struct ic_weight ic_weight;
 
-/* Prepares a weight from host memory [out, in] of dtype `from`; products run in `compute` (IC_F32
- * or IC_BF16). Host memory that is already in the device's form may be kept by reference (`host`
- * must then outlive the weight: weights are memory-mapped). Caller owns *out. */
+/* Prepares a weight from host memory [out, in] of dtype `from`; products run in `compute` (IC_F32,
+ * IC_BF16, or IC_F16 where info.f16_matmul). Host memory that is already in the device's form may
+ * be kept by reference (`host` must then outlive the weight: weights are memory-mapped). host
+ * NULL: made-up numbers, for measuring (IC_EUNSUPPORTED: not here). Caller owns *out. */
 IC_MUST_CHECK int ic_weight_new(ic_weight **out, ic_device *d, const void *host, ic_dtype from,
                                 ic_dtype compute, int64_t out_dim, int64_t in_dim, ic_error *e);
 void ic_weight_destroy(ic_weight **w_p);

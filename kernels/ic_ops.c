@@ -10,6 +10,13 @@ static bool is_f32(const ic_mat *m)
     return m->dtype == IC_F32 && m->stride >= m->cols && (m->data || m->rows == 0);
 }
 
+/* f32, or 16 bits where the device says so. */
+static bool is_active(const ic_device *d, const ic_mat *m)
+{
+    return (d->info.half_activations || m->dtype == IC_F32) && m->stride >= m->cols
+           && (m->data || m->rows == 0);
+}
+
 static bool same_shape(const ic_mat *a, const ic_mat *b)
 {
     return a->rows == b->rows && a->cols == b->cols;
@@ -25,7 +32,7 @@ static int64_t patches_of(const ic_patch_layout *layout)
 int ic_op_gemm(ic_device *d, ic_role role, const ic_mat *x, const ic_weight *w, const float *bias,
                bool add, ic_mat *y)
 {
-    IC_ASSERT(is_f32(x) && is_f32(y) && x->cols == w->in_dim && y->cols == w->out_dim);
+    IC_ASSERT(is_active(d, x) && is_active(d, y) && x->cols == w->in_dim && y->cols == w->out_dim);
     IC_ASSERT(x->rows == y->rows);
     return x->rows ? d->backend->gemm(d, role, x, w, bias, add, y) : 0;
 }
@@ -38,27 +45,28 @@ int ic_op_gather(ic_device *d, const ic_mat *table, const int32_t *ids, ic_mat *
 
 int ic_op_rmsnorm(ic_device *d, const ic_mat *x, const float *weight, int dim, float eps, ic_mat *y)
 {
-    IC_ASSERT(is_f32(x) && is_f32(y) && same_shape(x, y) && dim > 0 && x->cols % dim == 0);
+    IC_ASSERT(is_active(d, x) && is_active(d, y) && same_shape(x, y) && dim > 0
+              && x->cols % dim == 0);
     return d->backend->rmsnorm(d, x, weight, dim, eps, y);
 }
 
 int ic_op_layernorm(ic_device *d, const ic_mat *x, const float *weight, const float *bias,
                     float eps, ic_mat *y)
 {
-    IC_ASSERT(is_f32(x) && is_f32(y) && same_shape(x, y));
+    IC_ASSERT(is_active(d, x) && is_active(d, y) && same_shape(x, y));
     return d->backend->layernorm(d, x, weight, bias, eps, y);
 }
 
 int ic_op_swiglu(ic_device *d, const ic_mat *gate_up, ic_mat *y)
 {
-    IC_ASSERT(is_f32(gate_up) && is_f32(y) && gate_up->rows == y->rows
+    IC_ASSERT(is_active(d, gate_up) && is_active(d, y) && gate_up->rows == y->rows
               && gate_up->cols == 2 * y->cols);
     return d->backend->swiglu(d, gate_up, y);
 }
 
 int ic_op_gelu(ic_device *d, const ic_mat *x, bool tanh_form, ic_mat *y)
 {
-    IC_ASSERT(is_f32(x) && is_f32(y) && same_shape(x, y));
+    IC_ASSERT(is_active(d, x) && is_active(d, y) && same_shape(x, y));
     return d->backend->gelu(d, x, tanh_form, y);
 }
 
@@ -136,7 +144,7 @@ int ic_op_attention_decode(ic_device *d, const ic_slab *const *slabs, int n, int
 int ic_op_patchify(ic_device *d, const ic_patch_layout *layout, const uint8_t *const *frames,
                    ic_mat *y)
 {
-    IC_ASSERT(is_f32(y) && y->rows == patches_of(layout));
+    IC_ASSERT(is_active(d, y) && y->rows == patches_of(layout));
     IC_ASSERT(y->cols == 3 * layout->temporal * layout->patch * layout->patch);
     return d->backend->patchify(d, layout, frames, y);
 }
@@ -152,7 +160,8 @@ int ic_op_vision_positions(ic_device *d, const ic_mat *table, int side,
 int ic_op_vision_rope(ic_device *d, const ic_patch_layout *layout, int heads, int head_dim,
                       float theta, ic_mat *q, ic_mat *k)
 {
-    IC_ASSERT(is_f32(q) && is_f32(k) && same_shape(q, k) && q->rows == patches_of(layout));
+    IC_ASSERT(is_active(d, q) && is_active(d, k) && q->dtype == k->dtype && same_shape(q, k)
+              && q->rows == patches_of(layout));
     IC_ASSERT(q->cols == (int64_t)heads * head_dim && head_dim % 4 == 0);
     return d->backend->vision_rope(d, layout, heads, head_dim, theta, q, k);
 }

@@ -1,6 +1,8 @@
 /* ic_ops: the arithmetic of a transformer with vision, as operations on device memory.
  *
- * Shapes are [rows, cols], row-major, rows first. Activations are f32 unless said otherwise;
+ * Shapes are [rows, cols], row-major, rows first. Activations are f32 unless said otherwise; where
+ * ic_device_info.half_activations is set, x and y of products (there: f32 or the compute dtype),
+ * norms, swiglu and gelu, patches, and q and k of the vision rotation may be bf16 or f16 too;
  * products run in the weight's compute dtype with f32 accumulation. Every function returns 0 or
  * IC_EDEVICE / IC_ENOMEM (scratch); wrong shapes are a bug of the caller (asserted). Operations run
  * in the order of calls; ic_ops_wait ends when they have.

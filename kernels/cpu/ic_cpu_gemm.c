@@ -50,6 +50,8 @@ int ic_cpu_weight_new(ic_weight **out, ic_device *base, const void *host, ic_dty
                       ic_dtype compute, int64_t out_dim, int64_t in_dim, ic_error *e)
 {
     ic_cpu_device *d = ic_cpu_of(base);
+    if (!host)
+        return ic_error_set(e, IC_EUNSUPPORTED, "the CPU makes up no weights");
     ic_cpu_weight *w = ic_alloc(sizeof *w);
     bool borrow = can_borrow(host, from, compute);
     /* f32 products of a bf16 or f16 weight widen it as they read: exact, and half the memory. */

@@ -32,6 +32,9 @@ static inline int64_t ic_cuda_padded(int64_t n)
 int ic_cuda_convert(ic_cuda_device *d, const void *from, ic_dtype from_dtype, int64_t ldf,
                     int64_t rows, int64_t cols, void *to, ic_dtype to_dtype, int64_t ldt);
 
+/* Made-up numbers, for measuring. */
+int ic_cuda_fill(ic_cuda_device *d, void *to, ic_dtype dtype, int64_t n, uint32_t seed);
+
 /* y[i, :] += bias */
 int ic_cuda_add_bias(ic_cuda_device *d, const float *bias, const ic_mat *y);
 

@@ -108,7 +108,7 @@ static __device__ void search(const pool &p, bool by_mass, uint64_t past, found 
         for_mine(p, [&](uint64_t rank) {
             if (rank >> (shift + DIGIT) != settled)
                 return;
-            int digit = (int)(rank >> shift) % DIGITS;
+            int digit = (int)((rank >> shift) & (DIGITS - 1));
             atomicAdd(&counts[digit], 1);
             if (by_mass)
                 atomicAdd(&weights[digit], (unsigned long long)mass_of(p, rank));

@@ -86,9 +86,13 @@ static void leave(ic_cuda_device *d)
 }
 
 /* One copy brings all that the step stages: its bytes are known from the first time. */
-static int begin_capture(ic_cuda_device *d, const step *s)
+static int begin_capture(ic_cuda_device *d, step *s)
 {
-    IC_CUDA_TRY(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeRelaxed));
+    if (cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeRelaxed) != cudaSuccess) {
+        (void)cudaGetLastError();
+        s->state = STEP_REFUSED;
+        return 0;
+    }
     d->steps->captures = true;
     enter(d, false);
     IC_CUDA_TRY(d, cudaMemcpyAsync(d->step_mail.device, d->step_mail.host, s->mail_bytes,

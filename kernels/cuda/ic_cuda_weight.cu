@@ -56,6 +56,8 @@ int ic_cuda_convert(ic_cuda_device *d, const void *from, ic_dtype from_dtype, in
 /* Some rows at a time: as they are to scratch, from there to their place. */
 static int bring(ic_cuda_device *d, ic_cuda_weight *w, const char *host, ic_dtype from)
 {
+    if (!host)
+        return ic_cuda_fill(d, w->data, w->stored, w->base.out_dim * w->stride, 3);
     int64_t in = w->base.in_dim, out = w->base.out_dim, bytes = in * (int64_t)ic_dtype_size(from);
     if (from == w->stored && in == w->stride)
         return ic_cuda_upload(&d->base, w->data, host, (size_t)(out * bytes));
