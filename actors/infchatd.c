@@ -196,6 +196,7 @@ static void fill_settings(const ic_config *c, ic_sched_args *a)
 {
     enum { SINKS = 4 };
     bool layer = strcmp(c->session_granularity, "layer") == 0;
+    bool original = strcmp(c->session_positions, "original") == 0;
     int bias = (int)(c->session_bias * 100 + 0.5);
     a->settings =
         (ic_session_config){.sinks = (int)c->session_sinks,
@@ -205,7 +206,8 @@ static void fill_settings(const ic_config *c, ic_sched_args *a)
                             .smooth_pct = c->session_smooth_pct ? (int)c->session_smooth_pct : -1,
                             .pool = (int)c->session_pool,
                             .per_layer = layer,
-                            .frames = (int)c->session_frames};
+                            .frames = (int)c->session_frames,
+                            .positions = original};
     const bool given[IC_SETTINGS] = {[IC_SET_SINKS] = c->session_sinks != SINKS,
                                      [IC_SET_WINDOW] = c->session_window > 0,
                                      [IC_SET_RECENT] = c->session_recent_pct >= 0,
@@ -213,7 +215,8 @@ static void fill_settings(const ic_config *c, ic_sched_args *a)
                                      [IC_SET_SMOOTH] = c->session_smooth_pct >= 0,
                                      [IC_SET_POOL] = c->session_pool > 0,
                                      [IC_SET_PER_LAYER] = layer,
-                                     [IC_SET_FRAMES] = c->session_frames > 0};
+                                     [IC_SET_FRAMES] = c->session_frames > 0,
+                                     [IC_SET_POSITIONS] = original};
     for (int i = 0; i < IC_SETTINGS; i++)
         a->given |= (uint32_t)given[i] << i;
 }

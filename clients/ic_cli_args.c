@@ -76,6 +76,7 @@ typedef enum option {
     O_POOL,
     O_GRANULARITY,
     O_FRAMES,
+    O_POSITIONS,
     O_SYSTEM,
     O_FPS,
     O_FROM,
@@ -121,6 +122,7 @@ static const struct {
     [O_POOL] = {"pool", "N", "neighbours that share a score (odd)", BIT(IC_CLI_NEW)},
     [O_GRANULARITY] = {"granularity", "head|layer", "what decides for itself", BIT(IC_CLI_NEW)},
     [O_FRAMES] = {"frames", "N", "frame groups that recent-frames keeps", BIT(IC_CLI_NEW)},
+    [O_POSITIONS] = {"positions", "compact|original", "of what it keeps", BIT(IC_CLI_NEW)},
     [O_SYSTEM] = {"system", "TEXT", "the system prompt", BIT(IC_CLI_NEW)},
     [O_FPS] = {"fps", "N", "frames sampled per second", FEEDING},
     [O_FROM] = {"from", "TIME", "begin there (seconds or H:MM:SS)", FEEDING},
@@ -310,6 +312,9 @@ static bool set_option(ic_cli_args *a, option o, const char *value)
     case O_GRANULARITY:
         ic_wire_put(&a->settings, settings, granularity, ic_wire_word_of("granularity", value));
         return a->settings.granularity >= 0;
+    case O_POSITIONS:
+        ic_wire_put(&a->settings, settings, positions, ic_wire_word_of("positions", value));
+        return a->settings.positions >= 0;
     case O_FROM:
         is_time = ic_cli_args_time(value, &us);
         ic_wire_put(&a->media, media, from_us, us);

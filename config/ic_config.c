@@ -282,6 +282,10 @@ int ic_config_check(const ic_config *c, ic_error *e)
     if (strcmp(c->session_granularity, "head") != 0 && strcmp(c->session_granularity, "layer") != 0)
         return ic_error_set(e, IC_EINVAL, "session.granularity = %s: head or layer",
                             c->session_granularity);
+    if (strcmp(c->session_positions, "compact") != 0
+        && strcmp(c->session_positions, "original") != 0)
+        return ic_error_set(e, IC_EINVAL, "session.positions = %s: compact or original",
+                            c->session_positions);
     if (c->session_max_resident > c->session_max_active)
         return ic_error_set(e, IC_EINVAL,
                             "session.max_resident (%lld) is more than session.max_active (%lld)",

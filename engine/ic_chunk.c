@@ -64,6 +64,20 @@ static int rows_of(ic_session *s, const ic_input *in, ic_error *e)
     }
 }
 
+/* Original positions end where the model's training does; compact ones never get there. */
+static int check_positions(const ic_session *s, int rows, ic_error *e)
+{
+    int trained = s->engine->info.trained_tokens;
+    if (s->config.positions != IC_POSITIONS_ORIGINAL
+        || rows + IC_POLICY_CLOSERS <= trained - ic_slab_next(s->slab))
+        return IC_OK;
+    return ic_error_set(e, IC_ELIMIT,
+                        "the session's positions have come to %d of the %d that the model was "
+                        "trained on, and %d more do not fit: start a new session, with positions "
+                        "compact",
+                        (int)ic_slab_next(s->slab), trained, rows);
+}
+
 /* Rows of the input, or, when it is refused, the grammar as it was before. */
 static int make_rows(ic_session *s, const ic_input *in, ic_error *e)
 {
@@ -75,6 +89,8 @@ static int make_rows(ic_session *s, const ic_input *in, ic_error *e)
         rc = rows_of(s, in, e);
     if (!rc && in->kind != IC_INPUT_CLOSE)
         rc = ic_policy_admit(s->policy, &s->config, ic_slab_used(s->slab), s->rows.count, e);
+    if (!rc && in->kind != IC_INPUT_CLOSE)
+        rc = check_positions(s, s->rows.count, e);
     if (rc) {
         ic_cursor back;
         ic_cursor_init(&back, before.data, before.size);
@@ -197,6 +213,8 @@ static bool admit_answer_row(ic_session *s, bool goes_on, ic_slice *slice)
         if (rc)
             ic_error_set(&e, rc, "eviction failed");
     }
+    if (!rc)
+        rc = check_positions(s, 1, &e);
     if (!rc || !goes_on)
         return true;
     slice->error = e;

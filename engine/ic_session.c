@@ -125,6 +125,8 @@ int ic_session_new(ic_session **out, ic_engine *engine, const ic_session_config 
     s->clock.stride = 1;
     ic_slab_desc desc = slab_desc(engine, config);
     rc = ic_slab_new(&s->slab, engine->device, &desc, e);
+    if (!rc && s->config.positions == IC_POSITIONS_ORIGINAL)
+        ic_slab_keep_positions(s->slab);
     if (!rc)
         rc = make_levels(s, e);
     if (!rc)

@@ -12,6 +12,11 @@
 #include "engine/ic_engine.h"
 #include "kernels/ic_slab.h"
 
+typedef enum ic_positions {
+    IC_POSITIONS_COMPACT, /* counted inside the cache: what is evicted takes no room */
+    IC_POSITIONS_ORIGINAL /* as the rows came, with gaps; ends at the trained length */
+} ic_positions;
+
 typedef struct ic_session_config {
     char policy[24];            /* a name that ic_policy_names lists */
     int cache_tokens;           /* budget between chunks */
@@ -31,6 +36,7 @@ typedef struct ic_session_config {
     int pool;       /* scores are means over so many neighbours; odd; 1: none */
     int per_layer;  /* 1: all kv heads of a layer keep the same rows; 0: each its own */
     int frames;     /* groups that recent-frames keeps; 0: 4 */
+    int positions;  /* ic_positions */
 } ic_session_config;
 
 /* Sensible values for this model: budget cache_tokens (0: a default within the trained length). */
@@ -47,6 +53,7 @@ typedef enum ic_setting {
     IC_SET_POOL,
     IC_SET_PER_LAYER,
     IC_SET_FRAMES,
+    IC_SET_POSITIONS,
     IC_SETTINGS
 } ic_setting;
 const char *ic_setting_name(ic_setting setting); /* Borrows: static */

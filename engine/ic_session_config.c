@@ -43,6 +43,7 @@ static const setting_row settings[IC_SETTINGS] = {
     [IC_SET_POOL] = {"pool", SETTING(pool), 0, POOL_MAX, "1 pools nothing"},
     [IC_SET_PER_LAYER] = {"granularity", SETTING(per_layer), 0, 1, "0 is head, 1 is layer"},
     [IC_SET_FRAMES] = {"frames", SETTING(frames), 0, CACHE_MAX, "0 leaves it to the policy"},
+    [IC_SET_POSITIONS] = {"positions", SETTING(positions), 0, 1, "0 is compact, 1 is original"},
 };
 
 static int *value_of(ic_session_config *c, int i)
@@ -84,7 +85,7 @@ static int check_settings(const ic_session_config *c, ic_error *e)
 uint32_t ic_session_config_used(const ic_session_config *c)
 {
     const ic_policy *p = ic_policy_find(c->policy);
-    return p ? p->settings : 0;
+    return p ? p->settings | IC_USES(IC_SET_POSITIONS) : 0;
 }
 
 int ic_session_config_check_used(const ic_session_config *c, uint32_t given, ic_error *e)
@@ -269,6 +270,8 @@ void ic_session_meaning(const ic_engine *engine, const ic_session_config *config
                      c->chunk_max, c->slack, c->sinks, c->pinned_max, ic_dtype_name(c->kv_dtype),
                      ic_session_group_tokens(engine, c), c->window, c->recent_pct, c->bias_pct,
                      c->smooth_pct, c->pool, c->per_layer, c->frames);
+    if (c->positions) /* later settings only where they are used: who has none keeps his meaning */
+        n += snprintf(text + n, sizeof text - (size_t)n, "/original");
     XXH128_hash_t h = XXH3_128bits(text, (size_t)n);
     snprintf(hex, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
 }

@@ -3,7 +3,8 @@
 /* clang-format off */
 /* state:    "ICSS" version | config | counters | clock | blob seen (bitmap of the vocabulary) |
  *           blob grammar | answer | u8 has_half, input | u32 count, inputs that wait |
- *           u8 open, input going in, u32 rows, u32 at, rows | blob slot tables | scores | window
+ *           u8 open, input going in, u32 rows, u32 at, rows | blob slot tables | scores |
+ *           positions | window
  * config:   blob policy | u32 cache_tokens, chunk_max, slack, pinned_max, kv_dtype,
  *           group_tokens_max | u32 count, settings in the order of ic_setting | u32 vocab
  *           (version 2: u32 cache_tokens, chunk_max, slack, sinks, pinned_max, kv_dtype,
@@ -22,6 +23,7 @@
  * frame:    u32 width, height | u64 pts_us, ordinal | RGB
  * row:      u32 id | u8 kind, pinned | u32 group, patch
  * scores:   of a policy that keeps them: f32 per row of the slot tables, head by head
+ * positions: where they are original ones: as in ic_slab_position.c
  * window:   of a policy that has one: u32 queries of it that have come, then per layer so many
  *           times heads * head_dim f32 */
 /* clang-format on */
@@ -192,6 +194,7 @@ int ic_session_save_state(const ic_session *s, ic_buf *out, ic_error *e)
     save_current(s, out);
     ic_buf_blob(out, tables.data, (uint32_t)tables.size);
     ic_slab_save_scores(s->slab, out);
+    ic_slab_save_positions(s->slab, out);
     save_window(s, out);
     ic_buf_fini(&grammar);
     ic_buf_fini(&tables);
@@ -638,6 +641,8 @@ static int load_window(ic_session *s, reader *r)
 static int load_scores(ic_session *s, reader *r)
 {
     int rc = ic_slab_load_scores(s->slab, &r->c, r->e);
+    if (!rc)
+        rc = ic_slab_load_positions(s->slab, s->engine->info.trained_tokens, &r->c, r->e);
     if (!rc)
         rc = load_window(s, r);
     if (!rc && ic_cursor_left(&r->c))

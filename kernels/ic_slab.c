@@ -185,8 +185,34 @@ void ic_slab_place(ic_slab *s, int head)
     }
 }
 
+ic_pos ic_slab_step(ic_slab_cursor *c, const ic_row *row)
+{
+    if (row->kind != IC_ROW_VISION) {
+        int32_t t = c->next++;
+        c->group = 0;
+        return (ic_pos){t, t, t};
+    }
+    if (c->group == 0 || c->group != row->group) {
+        c->group = row->group;
+        c->group_t = c->next;
+        c->next += row->advance;
+    }
+    return (ic_pos){c->group_t, c->group_t + row->h, c->group_t + row->w};
+}
+
+/* The cursor as it was before the row at this place came. */
+static void step_back(ic_slab *s, int head, int place)
+{
+    const ic_row *row = &ic_slab_rows_of(s, head)[ic_slab_order_of(s, head)[place]];
+    int32_t t = ic_slab_positions_of(s, head)[place].t;
+    s->cursor = (ic_slab_cursor){.next = t};
+    if (row->kind == IC_ROW_VISION && (row->h || row->w)) /* the group has begun before it */
+        s->cursor = (ic_slab_cursor){t + row->advance, row->group, t};
+}
+
 static void append_to_head(ic_slab *s, int head, const ic_row *new_rows, int count)
 {
+    ic_slab_cursor cursor = s->cursor;
     int32_t *order = s->order + (int64_t)head * s->desc.slots;
     ic_pos *positions = ic_slab_positions_of(s, head);
     ic_row *rows = ic_slab_rows_of(s, head);
@@ -194,7 +220,9 @@ static void append_to_head(ic_slab *s, int head, const ic_row *new_rows, int cou
     for (int i = 0; i < count; i++, at++) {
         int slot = take_lowest(s, head, &hint);
         const ic_row *last = at ? &rows[order[at - 1]] : NULL;
-        ic_pos position = ic_slab_next_position(last, at ? &positions[at - 1] : NULL, &new_rows[i]);
+        ic_pos position =
+            s->original ? ic_slab_step(&cursor, &new_rows[i])
+                        : ic_slab_next_position(last, at ? &positions[at - 1] : NULL, &new_rows[i]);
         note_position(s, position);
         order[at] = slot;
         positions[at] = position;
@@ -214,14 +242,18 @@ int ic_slab_append(ic_slab *s, const ic_row *rows, int count, ic_error *e)
                             "the cache is full: %d of %d rows are in use and %d more are wanted; "
                             "raise the budget or choose a policy that evicts",
                             ic_slab_used(s), s->desc.slots, count);
-    if (s->mirror) {
+    if (s->mirror && !s->original) {
         int rc = s->device->backend->slab_append(s, rows, count);
         for (int head = 0; rc == 0 && head < s->heads; head++)
             s->counts[head] += count;
         return rc ? ic_error_set(e, rc, "the device refused %d rows", count) : 0;
     }
+    if (ic_slab_touch(s))
+        return ic_error_set(e, IC_EDEVICE, "the device refused %d rows", count);
     for (int head = 0; head < s->heads; head++)
         append_to_head(s, head, rows, count);
+    for (int i = 0; s->original && i < count; i++)
+        ic_slab_step(&s->cursor, &rows[i]);
     return 0;
 }
 
@@ -229,6 +261,8 @@ void ic_slab_drop_last(ic_slab *s, int count)
 {
     if (ic_slab_touch(s))
         return; /* a device that fails has no rows to drop */
+    if (s->original && count > 0)
+        step_back(s, 0, s->counts[0] - count);
     for (int head = 0; head < s->heads; head++) {
         IC_ASSERT(count >= 0 && count <= s->counts[head]);
         const int32_t *order = ic_slab_order_of(s, head);

@@ -11,6 +11,8 @@
  * group (a run of vision rows of one group number) stands at the cursor with its (h, w) offsets and
  * moves it once by its `advance` = max(grid_h, grid_w). What has been evicted takes no room. With
  * nothing evicted this gives the position ids of transformers' Qwen3-VL get_rope_index exactly.
+ * A slab that keeps original positions (ic_slab_keep_positions) leaves each row where it stood when
+ * it came: what is evicted leaves a gap, and the cursor never goes back.
  *
  * Owner: whoever holds the session's lease. No lock.
  */
@@ -82,6 +84,20 @@ void ic_slab_scores(const ic_slab *s, int layer, int kv_head, float *scores);
  * after ic_slab_load_tables. IC_EFORMAT: cut off, or numbers that no attention gives. */
 int ic_slab_save_scores(const ic_slab *s, ic_buf *out);
 IC_MUST_CHECK int ic_slab_load_scores(ic_slab *s, ic_cursor *in, ic_error *e);
+
+/* --- original positions -------------------------------------------------------------------------
+ */
+
+/* From now on this (empty) slab keeps original positions. */
+void ic_slab_keep_positions(ic_slab *s);
+/* Where the next row stands that is no part of the group before it; in compact slabs, in the head
+ * where that is furthest on. */
+int32_t ic_slab_next(const ic_slab *s);
+/* Positions beside the tables of a checkpoint: a slab that does not keep them writes and reads
+ * nothing. Load after ic_slab_load_tables. IC_EFORMAT: cut off, or positions that do not rise, or
+ * are not below `limit`. */
+int ic_slab_save_positions(const ic_slab *s, ic_buf *out);
+IC_MUST_CHECK int ic_slab_load_positions(ic_slab *s, int32_t limit, ic_cursor *in, ic_error *e);
 
 /* What to keep: carried out per layer and kv head, in this order, as long as rows fit the budget:
  * pinned rows; the `sinks` oldest others; with `frames`, the newest `text` rows that are no frames

@@ -7,6 +7,13 @@
 /* What the store knows of a row's K and V. */
 enum { IC_SLAB_UNSAVED, IC_SLAB_GIVEN, IC_SLAB_SAVED };
 
+/* Where rows go on, in a slab that keeps original positions. */
+typedef struct ic_slab_cursor {
+    int32_t next;    /* for a row that is no part of `group` */
+    uint32_t group;  /* the last row is a patch of it; 0: it is none */
+    int32_t group_t; /* where that group stands */
+} ic_slab_cursor;
+
 struct ic_slab {
     ic_device *device; /* borrowed */
     ic_slab_desc desc;
@@ -27,7 +34,9 @@ struct ic_slab {
     float smooth;
     float *scores;        /* [heads, slots] by slot; NULL: none are kept */
     int32_t position_end; /* above every position any head has had: how far angles are needed */
-    bool loading;         /* between load_tables and load_finish */
+    bool original;        /* positions stay what they were when the row came */
+    ic_slab_cursor cursor;
+    bool loading; /* between load_tables and load_finish */
     /* A backend with memory of its own keeps the tables and the scores there too, and appends,
      * scores and evicts in its copy. Then `counts` alone is always right on the host; before the
      * host reads another table it pulls, and what it changes is copied back before the backend
@@ -94,6 +103,8 @@ void ic_slab_free_slot(ic_slab *s, int head, int slot);
 ic_pos ic_slab_next_position(const ic_row *last, const ic_pos *last_position, const ic_row *row);
 /* Recomputes all positions of a head from its rows. */
 void ic_slab_place(ic_slab *s, int head);
+/* The position of a row that goes on at the cursor, which it moves. */
+ic_pos ic_slab_step(ic_slab_cursor *c, const ic_row *row);
 /* Empties a head. */
 void ic_slab_clear_head(ic_slab *s, int head);
 

@@ -312,16 +312,19 @@ static void choose(eviction *v)
 static int carry_out(ic_slab *s, const eviction *v)
 {
     int32_t *order = s->order + (int64_t)v->head * s->desc.slots;
+    ic_pos *positions = ic_slab_positions_of(s, v->head);
     int stay = 0;
     for (int i = 0; i < v->count; i++) {
         int slot = order[i];
-        if (v->keep[i])
-            order[stay++] = slot;
-        else
+        if (!v->keep[i]) {
             ic_slab_free_slot(s, v->head, slot);
+            continue;
+        }
+        order[stay] = slot;
+        positions[stay++] = positions[i];
     }
     s->counts[v->head] = stay;
-    if (stay < v->count)
+    if (stay < v->count && !s->original)
         ic_slab_place(s, v->head);
     return v->count - stay;
 }
@@ -387,8 +390,10 @@ int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
 {
     IC_ASSERT(plan->budget >= 0 && plan->sinks >= 0 && !s->loading);
     IC_ASSERT(!plan->scored || s->scores);
-    if (s->mirror)
+    if (s->mirror && !s->original)
         return s->device->backend->slab_evict(s, plan, evicted);
+    if (ic_slab_touch(s))
+        return IC_EDEVICE;
     eviction v = {.slab = s, .plan = plan};
     ic_evicted sum = {0};
     int rc = make_room(&v, plan->scored);

@@ -243,6 +243,7 @@ static void policies_have_settings(void **state)
         ic_wire_settings wish = {0};
         ic_wire_put(&wish, settings, pool, 5);
         ic_wire_put(&wish, settings, granularity, IC_WIRE_GRANULARITY_LAYER);
+        ic_wire_put(&wish, settings, positions, i);
         ic_wire_msg_init(&m, IC_WIRE_NEW);
         ic_wire_put(&m.new, new, settings, wish);
         if (i == 1)
@@ -288,6 +289,7 @@ static void policies_have_settings(void **state)
         assert_string_equal(reply.ok.info.policy, i ? "snapkv" : "saddle");
         assert_int_equal(s->pool, 5);
         assert_int_equal(s->granularity, IC_WIRE_GRANULARITY_LAYER);
+        assert_int_equal(s->positions, i);
         assert_int_equal(s->window, i ? 32 : 16);
         assert_int_equal(ic_wire_has(s, settings, bias), i == 0);
         assert_int_equal(ic_wire_has(s, settings, recent_pct), i == 0);

@@ -65,7 +65,7 @@ static void settings_are_read(void **state)
     ic_error e = {0};
     ic_assert_ok(parse(&a,
                        "new --policy saddle --sinks 0 --window 16 --recent-pct 40 --bias 0.25 "
-                       "--smooth-pct 10 --pool 7 --granularity layer",
+                       "--smooth-pct 10 --pool 7 --granularity layer --positions original",
                        &e),
                  &e);
     assert_true(ic_wire_has(&a.settings, settings, sinks) && a.settings.sinks == 0);
@@ -75,6 +75,7 @@ static void settings_are_read(void **state)
     assert_int_equal(a.settings.smooth_pct, 10);
     assert_int_equal(a.settings.pool, 7);
     assert_int_equal(a.settings.granularity, IC_WIRE_GRANULARITY_LAYER);
+    assert_int_equal(a.settings.positions, IC_WIRE_POSITIONS_ORIGINAL);
     assert_false(ic_wire_has(&a.settings, settings, frames));
     ic_assert_ok(parse(&a, "new --frames 3", &e), &e);
     assert_int_equal(a.settings.frames, 3);
@@ -120,7 +121,6 @@ static void forks_are_read(void **state)
     assert_true(a.same_seed && !ic_wire_has(&a.sampling, sampling, seed));
     ic_assert_ok(parse(&a, "fork 3f9a --seed 7", &e), &e);
     assert_true(!a.same_seed && a.sampling.seed == 7 && !a.at);
-}
     ic_assert_ok(parse(&a, "export 3f9a film.icx --at the_film", &e), &e);
     assert_int_equal(a.command, IC_CLI_EXPORT);
     assert_string_equal(a.session, "3f9a");
@@ -129,6 +129,7 @@ static void forks_are_read(void **state)
     assert_int_equal(a.command, IC_CLI_IMPORT);
     assert_null(a.session);
     assert_string_equal(a.text, "a file name.icx");
+}
 
 /* Wrong usage is refused with a sentence that names what is wrong. */
 static void wrong_usage_is_named(void **state)

@@ -74,6 +74,7 @@ typedef struct entry { /* one row in one head */
     ic_row row;
     float k[DIM], v[DIM];
     double pos[3], score; /* -1: none */
+    bool placed;
     int slot;
     bool keep;
 } entry;
@@ -81,6 +82,8 @@ typedef struct entry { /* one row in one head */
 typedef struct head {
     entry e[SLOTS];
     int count;
+    double cursor, group_at; /* of original positions */
+    uint32_t group;
 } head;
 
 typedef struct world {
@@ -89,7 +92,8 @@ typedef struct world {
     const ic_policy *policy;
     head heads[LAYERS * KV];
     uint32_t ordinal, group;
-    bool plain; /* text alone, most of it row by row, as an answer comes */
+    bool original; /* positions stay */
+    bool plain;    /* text alone, most of it row by row, as an answer comes */
 } world;
 
 static void place(head *h)
@@ -133,6 +137,27 @@ static void attend(const head *h, const float *q, int at, double *a)
     }
     for (int j = 0; j <= at; j++)
         a[j] /= sum;
+}
+
+/* Original positions: those of the whole stream, as if nothing had ever left. */
+static void place_original(head *h, double *cursor, uint32_t *group, double *group_at)
+{
+    for (int i = 0; i < h->count; i++) {
+        entry *e = &h->e[i];
+        bool vision = e->row.kind == IC_ROW_VISION;
+        if (e->placed)
+            continue;
+        bool goes_on = vision && e->row.group == *group;
+        double at = goes_on ? *group_at : *cursor;
+        if (!goes_on)
+            *cursor += e->row.advance;
+        *group = vision ? e->row.group : 0;
+        *group_at = at;
+        e->pos[0] = at;
+        e->pos[1] = at + (vision ? e->row.h : 0);
+        e->pos[2] = at + (vision ? e->row.w : 0);
+        e->placed = true;
+    }
 }
 
 /* q [rows, HEADS * DIM]: the head's last rows. */
@@ -241,7 +266,8 @@ static void keep_frames(head *h, int frames)
             before[i] = h->e[i].keep;
             h->e[i].keep |= h->e[i].row.kind == IC_ROW_VISION && h->e[i].row.group == newest;
         }
-        for (int i = 0; size_of_kept(h) > BUDGET && i < h->count; i++)
+        bool whole = size_of_kept(h) <= BUDGET; /* or not at all */
+        for (int i = 0; !whole && i < h->count; i++)
             h->e[i].keep = before[i];
     }
 }
@@ -340,7 +366,8 @@ static void evict_reference(world *w)
             if (h->e[j].keep)
                 h->e[stay++] = h->e[j];
         h->count = stay;
-        place(h);
+        if (!w->original)
+            place(h);
     }
 }
 
@@ -412,10 +439,30 @@ static void enter(world *w, const ic_row *rows, int n, float **q)
                 memcpy(to->v, v + (i * KV + kv) * DIM, sizeof to->v);
                 h->count++;
             }
-            place(h);
+            if (w->original)
+                place_original(h, &h->cursor, &h->group, &h->group_at);
+            else
+                place(h);
         }
         ic_free(k), ic_free(v);
     }
+}
+
+/* What attention gives, of a few of the rows. */
+static void expect_attention(const head *h, int kv, const float *q, const float *y, int n)
+{
+    double a[SLOTS];
+    for (int r = 0; r < n; r += n < 8 ? 1 : n / 4)
+        for (int g = 0; g < GROUP; g++) {
+            int at = h->count - n + r, column = (kv * GROUP + g) * DIM;
+            attend(h, q + (size_t)r * HEADS * DIM + column, at, a);
+            for (int i = 0; i < DIM; i++) {
+                double want = 0;
+                for (int j = 0; j <= at; j++)
+                    want += a[j] * (double)h->e[j].v[i];
+                assert_true(fabs(want - (double)y[(size_t)r * HEADS * DIM + column + i]) < 2e-5);
+            }
+        }
 }
 
 static void score(world *w, int n, float **q)
@@ -430,6 +477,8 @@ static void score(world *w, int n, float **q)
                          0);
         for (int kv = 0; kv < KV && w->policy->score; kv++)
             score_head(w, &w->heads[layer * KV + kv], kv, q[layer], n, window);
+        for (int kv = 0; kv < KV; kv++)
+            expect_attention(&w->heads[layer * KV + kv], kv, q[layer], y, n);
         ic_free(y);
     }
 }
@@ -484,6 +533,9 @@ static void run_stream(const ic_session_config *config, bool plain)
     ic_policy_settle(&w->config);
     w->policy = ic_policy_find(config->policy);
     ic_assert_ok(ic_slab_new(&w->slab, device, &desc, &e), &e);
+    w->original = config->positions == IC_POSITIONS_ORIGINAL;
+    if (w->original)
+        ic_slab_keep_positions(w->slab);
     ic_assert_ok(
         ic_slab_keep_scores(w->slab, w->policy->score, (float)w->config.smooth_pct / 100.0f, &e),
         &e);
@@ -562,6 +614,20 @@ static void test_recent_frames(void **state)
     (void)state;
     run(&(ic_session_config){.policy = "recent-frames", .frames = 3});
     run(&(ic_session_config){.policy = "recent-frames", .recent_pct = 10, .frames = 2});
+}
+
+/* Original positions: rows stay where they stood when they came, gaps and all, and attention and
+ * scores are those of the rows at these places. */
+static void test_original_positions(void **state)
+{
+    (void)state;
+    static const char *const policies[] = {"streaming", "saddle", "h2o", "recent-frames"};
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
+        ic_session_config c = {.positions = IC_POSITIONS_ORIGINAL};
+        snprintf(c.policy, sizeof c.policy, "%s", policies[i]);
+        run_stream(&c, false);
+        run_stream(&c, true);
+    }
 }
 
 /* --- scores: bits -------------------------------------------------------------------------------
@@ -659,6 +725,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_h2o, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_snapkv, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_recent_frames, open_device, close_device),
+        cmocka_unit_test_setup_teardown(test_original_positions, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_bits, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_saddle, open_plain, close_device),
         cmocka_unit_test_setup_teardown(test_h2o, open_plain, close_device),

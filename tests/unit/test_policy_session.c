@@ -34,6 +34,8 @@ static int close_engine(void **state)
     return 0;
 }
 
+static int positions_wanted;
+
 static ic_session *new_session(const char *policy, int cache_tokens)
 {
     ic_session_config c;
@@ -43,6 +45,7 @@ static ic_session *new_session(const char *policy, int cache_tokens)
     snprintf(c.policy, sizeof c.policy, "%s", policy);
     c.chunk_max = 40;
     c.slack = 12;
+    c.positions = positions_wanted;
     ic_assert_ok(ic_session_new(&s, engine, &c, &e), &e);
     return s;
 }
@@ -271,6 +274,55 @@ static void test_saved_anywhere(void **state)
     }
 }
 
+/* With original positions a session is full to the bit as long as nothing leaves; then it goes on
+ * alike however it is sliced and wherever it is saved, with gaps that a compact one has not; and
+ * where the trained length ends it refuses, with the cure. */
+static void test_original_positions(void **state)
+{
+    (void)state;
+    history want, got;
+    const int trained = engine->info.trained_tokens;
+    positions_wanted = IC_POSITIONS_ORIGINAL;
+    ic_session *full = run("full", 1500, 64, &want), *s = run("saddle", 1500, 64, &got);
+    assert_memory_equal(want.token, got.token, sizeof want.token);
+    ic_session_destroy(&s);
+    ic_session_destroy(&full);
+    ic_session *whole = run("saddle", BUDGET, 512, &want);
+    assert_true(whole->stats.evicted_tokens > 100);
+    assert_true(ic_slab_next(whole->slab) > whole->config.cache_tokens + 100);
+    s = run("saddle", BUDGET, 7, &got);
+    assert_memory_equal(want.token, got.token, sizeof want.token);
+    expect_same(whole, s);
+    ic_session_destroy(&s);
+    s = new_session("saddle", BUDGET);
+    int round = 0, steps;
+    got.count = 0;
+    queue_round(s, 0);
+    do {
+        steps = go_on(s, &got, &round, 11, 1);
+        if (round < ROUNDS)
+            s = moved(&s);
+    } while (steps == 1);
+    assert_memory_equal(want.token, got.token, sizeof want.token);
+    expect_same(whole, s);
+    ic_session_destroy(&whole);
+    ic_slice slice = {.session = s};
+    ic_error e = {0};
+    for (int i = 0; slice.progress != IC_PROGRESS_FAILED; i++) {
+        assert_true(i < trained);
+        ic_assert_ok(ic_session_raw(s, "Again and again the boats went out and came in.", &e), &e);
+        while (ic_session_is_ready(s) && slice.progress != IC_PROGRESS_FAILED) {
+            slice = (ic_slice){.session = s, .max_rows = 64};
+            ic_assert_ok(ic_engine_step(engine, &slice, 1, &e), &e);
+        }
+    }
+    assert_int_equal(slice.error.code, IC_ELIMIT);
+    assert_non_null(strstr(slice.error.text, "positions compact"));
+    assert_true(ic_slab_next(s->slab) <= trained);
+    ic_session_destroy(&s);
+    positions_wanted = IC_POSITIONS_COMPACT;
+}
+
 /* Of the rows that had a score and were neither pinned, sinks nor recent, none that left had more
  * than one that stayed; rows without a score, which came since the last chunk, all stayed. */
 static void expect_lowest_left(const ic_session_config *c, const float *score, const ic_row *before,
@@ -372,11 +424,11 @@ static void test_settings(void **state)
     snprintf(good.policy, sizeof good.policy, "saddle");
     ic_session_meaning(engine, &good, one);
     int *settings[] = {&c.window, &c.recent_pct, &c.bias_pct, &c.smooth_pct,
-                       &c.pool,   &c.per_layer,  &c.frames};
-    static const char *const names[] = {"window", "recent_pct",  "bias",  "smooth_pct",
-                                        "pool",   "granularity", "frames"};
-    static const int other_values[] = {16, 33, 77, 9, 5, 1, 2};
-    for (int i = 0; i < 7; i++) {
+                       &c.pool,   &c.per_layer,  &c.frames,   &c.positions};
+    static const char *const names[] = {"window", "recent_pct",  "bias",   "smooth_pct",
+                                        "pool",   "granularity", "frames", "positions"};
+    static const int other_values[] = {16, 33, 77, 9, 5, 1, 2, 1};
+    for (int i = 0; i < 8; i++) {
         c = good;
         *settings[i] = -2;
         assert_int_equal(ic_session_new(&s, engine, &c, &e), IC_EINVAL);
@@ -401,6 +453,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_slicing, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_batch, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_saved_anywhere, open_engine, close_engine),
+        cmocka_unit_test_setup_teardown(test_original_positions, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_long_answer, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_h2o_per_step, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_settings, open_engine, close_engine),
