@@ -578,7 +578,8 @@ static void test_allocations(void **state)
 {
     (void)state;
     ic_error e = {0};
-    for (int n = 1, rc = IC_ENOMEM; rc != IC_OK; n++) {
+    int n = 1;
+    for (int rc = IC_ENOMEM; rc != IC_OK; n++) {
         restore_base();
         ic_store *s = NULL;
         ic_store_reader *r = NULL;
@@ -596,6 +597,7 @@ static void test_allocations(void **state)
         ic_store_close(&s);
         check(&(struct told){.journal = 3, .checkpoint = 1});
     }
+    printf("failed allocation: %d places\n", n - 2);
 }
 
 /* Ensures that a batch of many appends waits for the disk once, and each append alone once too. */
