@@ -295,6 +295,25 @@ IC_UNUSED static void disconnect_talker(talker **t_p)
     free(t);
 }
 
+/* The daemon is stopped in order and started again; the client with it. */
+IC_UNUSED static void restart_daemon(daemon_process *d, talker **t_p, const char *const *overrides)
+{
+    disconnect_talker(t_p);
+    stop_daemon(d);
+    start_daemon(d, tiny_model(), overrides);
+    *t_p = connect_talker(d);
+}
+
+/* The same, but it is killed. */
+IC_UNUSED static void crash_daemon(daemon_process *d, talker **t_p, const char *const *overrides)
+{
+    kill(d->pid, SIGKILL);
+    wait_daemon(d);
+    disconnect_talker(t_p);
+    start_daemon(d, tiny_model(), overrides);
+    *t_p = connect_talker(d);
+}
+
 /* Sends a request with a fresh number (and a fresh key, unless it has one) and waits for its OK,
  * CHUNK or ERROR, which the caller releases. payload may be NULL. */
 IC_UNUSED static void request_with(talker *t, ic_wire_msg *m, const void *payload, size_t bytes,
@@ -540,6 +559,25 @@ IC_UNUSED static uint64_t upload(talker *t, const char *id, const char *path, ch
     }
     close(fd);
     return seen;
+}
+
+/* A film of the demo's, which is always there. */
+static const char demo_film[] IC_UNUSED = IC_SOURCE_DIR "/models/demo/eval/clip_00_96_h264.mp4";
+
+IC_UNUSED static void watch_film(talker *t, const char *id)
+{
+    char code[40];
+    assert_true(upload(t, id, demo_film, code) > 0);
+    assert_string_equal(code, "");
+}
+
+/* A greedy answer of so many tokens must say this. */
+IC_UNUSED static void expect_answer(talker *t, const char *id, const char *question,
+                                    uint64_t tokens, const char *expected)
+{
+    answer a = ask(t, id, question, tokens);
+    assert_string_equal(a.text, expected);
+    free(a.text);
 }
 
 static int daemon_setup(void **state)

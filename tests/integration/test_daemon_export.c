@@ -4,15 +4,6 @@
 
 enum { TOKENS = 30 };
 
-static const char film[] = IC_SOURCE_DIR "/models/demo/eval/clip_00_96_h264.mp4";
-
-static void watch_film(talker *t, const char *id)
-{
-    char code[40];
-    assert_true(upload(t, id, film, code) > 0);
-    assert_string_equal(code, "");
-}
-
 /* --- by hand ------------------------------------------------------------------------------------
  */
 
@@ -134,13 +125,6 @@ static int session_count(talker *t)
     return count;
 }
 
-static void expect_answer(talker *t, const char *id, const char *question, const char *expected)
-{
-    answer a = ask(t, id, question, TOKENS);
-    assert_string_equal(a.text, expected);
-    free(a.text);
-}
-
 /* --- tests --------------------------------------------------------------------------------------
  */
 
@@ -188,7 +172,7 @@ static void a_session_moves(void **state)
     free(read_answer(t, fork_id, turn).text);
     for (int i = 0; i < 4; i++) {
         import_session(u, bytes[i].data, bytes[i].size, moved);
-        expect_answer(u, moved, "Two?", two);
+        expect_answer(u, moved, "Two?", TOKENS, two);
         simple(u, IC_WIRE_SHOW, moved, &m);
         assert_int_equal(m.ok.turns.count, 2);
         assert_string_equal(m.ok.turns.items[0].answer, one);
@@ -200,7 +184,7 @@ static void a_session_moves(void **state)
     stop_daemon(&other);
     start_daemon(&other, tiny_model(), NULL);
     u = connect_talker(&other);
-    expect_answer(u, moved, "Three?", three);
+    expect_answer(u, moved, "Three?", TOKENS, three);
     free(one);
     free(two);
     free(three);

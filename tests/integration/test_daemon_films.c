@@ -229,11 +229,7 @@ static void cut_off(const char *name, int pairs, const char *const *settings, bo
     assert_true(!checkpointed || reply.ok.status.checkpoints > 0);
     ic_wire_msg_fini(&reply);
     for (int crash = 0; crash < 2; crash++) {
-        kill(d.pid, SIGKILL);
-        wait_daemon(&d);
-        disconnect_talker(&t);
-        start_daemon(&d, tiny_model(), settings);
-        t = connect_talker(&d);
+        crash_daemon(&d, &t, settings);
         simple(t, IC_WIRE_RESUME, f.id, &reply);
         ic_wire_msg_fini(&reply);
         attach(t, f.id, 1, 0);

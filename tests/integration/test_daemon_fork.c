@@ -5,14 +5,6 @@
 enum { FORKS = 10, TOKENS = 30 };
 
 static const char *const long_answers[] = {"session.max_answer_tokens=100000", NULL};
-static const char film[] = IC_SOURCE_DIR "/models/demo/eval/clip_00_96_h264.mp4";
-
-static void watch_film(talker *t, const char *id)
-{
-    char code[40];
-    assert_true(upload(t, id, film, code) > 0);
-    assert_string_equal(code, "");
-}
 
 static ic_wire_msg fork_msg(const char *id, const char *at)
 {
@@ -51,14 +43,6 @@ static ic_wire_msg unmark_msg(const char *id, const char *name)
     ic_wire_put(&m.unmark, unmark, session, id);
     ic_wire_put(&m.unmark, unmark, name, name);
     return m;
-}
-
-/* What the session answers, which must be what is expected. */
-static void expect_answer(talker *t, const char *id, const char *question, const char *expected)
-{
-    answer a = ask(t, id, question, TOKENS);
-    assert_string_equal(a.text, expected);
-    free(a.text);
 }
 
 static int turn_count(talker *t, const char *id)
@@ -108,16 +92,13 @@ static void ten_forks_answer_as_the_parent_would(void **state)
     }
     for (int i = 0; i < FORKS; i++) {
         if (i == 3) {
-            disconnect_talker(&t);
-            stop_daemon(&d);
-            start_daemon(&d, tiny_model(), NULL);
-            t = connect_talker(&d);
+            restart_daemon(&d, &t, NULL);
         }
-        expect_answer(t, forks[i], question[i], expected[i]);
+        expect_answer(t, forks[i], question[i], TOKENS, expected[i]);
         assert_int_equal(turn_count(t, forks[i]), 1);
     }
     assert_int_equal(turn_count(t, parent), 0);
-    expect_answer(t, parent, question[7], expected[7]);
+    expect_answer(t, parent, question[7], TOKENS, expected[7]);
     ic_wire_msg m;
     simple(t, IC_WIRE_SHOW, forks[1], &m);
     assert_string_equal(m.ok.info.parent, parent);
@@ -146,11 +127,11 @@ static void a_fork_in_mid_answer_leaves_it_out(void **state)
     char *whole = ask(t, alone, "Tell me all.", LONG).text;
     new_session(t, second);
     watch_film(t, second);
-    expect_answer(t, second, "One?", first);
+    expect_answer(t, second, "One?", TOKENS, first);
     char *two = ask(t, second, "Two?", TOKENS).text;
     new_session(t, parent);
     watch_film(t, parent);
-    expect_answer(t, parent, "One?", first);
+    expect_answer(t, parent, "One?", TOKENS, first);
     uint64_t turn = begin_ask(t, parent, "Tell me all.", LONG);
     ic_wire_msg m = ask_msg(parent, "And this waits.", 5), reply;
     ic_wire_put(&m.ask, ask, if_busy, IC_WIRE_IF_BUSY_QUEUE);
@@ -162,14 +143,14 @@ static void a_fork_in_mid_answer_leaves_it_out(void **state)
     fork_session(t, parent, NULL, fork_id);
     mark(t, parent, "here");
     assert_int_equal(turn_count(t, fork_id), 1);
-    expect_answer(t, fork_id, "Two?", two);
+    expect_answer(t, fork_id, "Two?", TOKENS, two);
     answer a = read_answer(t, parent, turn);
     assert_string_equal(a.text, whole);
     free(a.text);
     a = read_answer(t, parent, queued);
     free(a.text);
     fork_session(t, parent, "here", fork_id);
-    expect_answer(t, fork_id, "Two?", two);
+    expect_answer(t, fork_id, "Two?", TOKENS, two);
     assert_int_equal(turn_count(t, fork_id), 2);
     free(first);
     free(whole);
@@ -190,7 +171,7 @@ static void a_fork_cuts_a_source(void **state)
     char parent[64], fork_id[64], bytes[16 << 10];
     ic_wire_msg m, reply;
     new_session(t, parent);
-    int fd = open(film, O_RDONLY);
+    int fd = open(demo_film, O_RDONLY);
     ssize_t size = read(fd, bytes, sizeof bytes);
     close(fd);
     assert_true(size > 1000 && size < (ssize_t)sizeof bytes);
@@ -226,10 +207,7 @@ static void a_fork_cuts_a_source(void **state)
     assert_true(next_event(t, parent, IC_WIRE_EVENT_MEDIA_END, &m, 20000));
     assert_false(ic_wire_has(&m.event, event, code));
     ic_wire_msg_fini(&m);
-    disconnect_talker(&t);
-    stop_daemon(&d);
-    start_daemon(&d, tiny_model(), NULL);
-    t = connect_talker(&d);
+    restart_daemon(&d, &t, NULL);
     free(ask(t, fork_id, "And?", TOKENS).text);
     attach(t, fork_id, 1, 0);
     assert_false(
@@ -267,10 +245,7 @@ static void a_mark_holds_and_a_fork_outlives_it(void **state)
         simple(t, IC_WIRE_SUSPEND, parent, &m);
         ic_wire_msg_fini(&m);
     }
-    disconnect_talker(&t);
-    stop_daemon(&d);
-    start_daemon(&d, tiny_model(), NULL);
-    t = connect_talker(&d);
+    restart_daemon(&d, &t, NULL);
     simple(t, IC_WIRE_SHOW, parent, &m);
     assert_int_equal(m.ok.marks.count, 1);
     assert_string_equal(m.ok.marks.items[0].name, "the film");
@@ -293,7 +268,7 @@ static void a_mark_holds_and_a_fork_outlives_it(void **state)
     must_fail(t, &m, "CONFLICT");
     m = fork_msg(parent, "no such");
     must_fail(t, &m, "NOTFOUND");
-    expect_answer(t, fork_id, "One?", one);
+    expect_answer(t, fork_id, "One?", TOKENS, one);
     m = unmark_msg(parent, "the film");
     must(t, &m, &reply);
     ic_wire_msg_fini(&reply);
@@ -304,11 +279,8 @@ static void a_mark_holds_and_a_fork_outlives_it(void **state)
     must(t, &m, &reply);
     assert_string_equal(reply.ok.session, fork_id);
     ic_wire_msg_fini(&reply);
-    disconnect_talker(&t);
-    stop_daemon(&d);
-    start_daemon(&d, tiny_model(), NULL);
-    t = connect_talker(&d);
-    expect_answer(t, fork_id, "Two?", two);
+    restart_daemon(&d, &t, NULL);
+    expect_answer(t, fork_id, "Two?", TOKENS, two);
     simple(t, IC_WIRE_SHOW, fork_id, &m);
     assert_string_equal(m.ok.info.title, "of the film");
     ic_wire_msg_fini(&m);

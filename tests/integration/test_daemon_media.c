@@ -15,6 +15,14 @@ static const char *clip(const char *name)
     return NULL;
 }
 
+/* A setting: the server may read clips by their paths. */
+static const char *clip_roots(void)
+{
+    static char text[700];
+    snprintf(text, sizeof text, "media.roots=%s/video/clips", IC_TEST_DATA);
+    return text;
+}
+
 static ic_wire_msg media_msg(const char *id, int kind, const char *source)
 {
     ic_wire_msg m;
@@ -48,15 +56,9 @@ static void a_clip_is_seen_and_remembered(void **state)
     assert_int_equal(a2.usage.frames_seen, 0);
     new_session(t, broken);
     assert_int_equal(upload(t, broken, path, code), seen);
-    disconnect_talker(&t);
-    stop_daemon(&d);
-    start_daemon(&d, tiny_model(), NULL);
-    t = connect_talker(&d);
+    restart_daemon(&d, &t, NULL);
     answer b1 = ask(t, broken, "What is it?", 30);
-    disconnect_talker(&t);
-    stop_daemon(&d);
-    start_daemon(&d, tiny_model(), NULL);
-    t = connect_talker(&d);
+    restart_daemon(&d, &t, NULL);
     answer b2 = ask(t, broken, "And then?", 30);
     assert_string_equal(b1.text, a1.text);
     assert_string_equal(b2.text, a2.text);
@@ -87,11 +89,7 @@ static void frames_survive_a_crash(void **state)
     answer a = ask(t, whole, "What is it?", 30);
     new_session(t, broken);
     upload(t, broken, path, code);
-    kill(d.pid, SIGKILL);
-    wait_daemon(&d);
-    disconnect_talker(&t);
-    start_daemon(&d, tiny_model(), NULL);
-    t = connect_talker(&d);
+    crash_daemon(&d, &t, NULL);
     answer b = ask(t, broken, "What is it?", 30);
     assert_string_equal(a.text, b.text);
     assert_true(b.usage.recomputed_tokens > 0);
@@ -109,11 +107,7 @@ static void a_question_during_ingest(void **state)
     const char *path = clip("clips/bbb_720p_30s_vp8_vorbis.webm");
     if (!path)
         skip();
-    char roots[700], folder[600];
-    snprintf(folder, sizeof folder, "%s", path);
-    *strrchr(folder, '/') = '\0';
-    snprintf(roots, sizeof roots, "media.roots=%s", folder);
-    const char *const settings[] = {roots, "media.fps=4", NULL};
+    const char *const settings[] = {clip_roots(), "media.fps=4", NULL};
     daemon_process d;
     prepare(&d, "during");
     start_daemon(&d, tiny_model(), settings);
@@ -153,10 +147,8 @@ static void a_question_waits_for_few_frames(void **state)
     const char *path = clip("clips/h265_128px_10fps.mp4");
     if (!path)
         skip();
-    char roots[700];
-    snprintf(roots, sizeof roots, "media.roots=%s/video/clips", IC_TEST_DATA);
-    const char *const settings[] = {roots, "media.fps=100", "session.max_answer_tokens=100000",
-                                    NULL};
+    const char *const settings[] = {clip_roots(), "media.fps=100",
+                                    "session.max_answer_tokens=100000", NULL};
     daemon_process d;
     prepare(&d, "few");
     start_daemon(&d, tiny_model(), settings);
@@ -199,11 +191,7 @@ static void sources_are_stopped(void **state)
     const char *path = clip("clips/bbb_720p_30s_vp8_vorbis.webm");
     if (!path)
         skip();
-    char roots[700], folder[600];
-    snprintf(folder, sizeof folder, "%s", path);
-    *strrchr(folder, '/') = '\0';
-    snprintf(roots, sizeof roots, "media.roots=%s", folder);
-    const char *const settings[] = {roots, "media.fps=10", NULL};
+    const char *const settings[] = {clip_roots(), "media.fps=10", NULL};
     daemon_process d;
     prepare(&d, "stopped");
     start_daemon(&d, tiny_model(), settings);
@@ -225,7 +213,7 @@ static void sources_are_stopped(void **state)
     must(t, &m, &reply);
     assert_int_equal(reply.ok.media, 2);
     ic_wire_msg_fini(&reply);
-    stop_daemon(&d);
+    stop_daemon(&d); /* while the source is read, and followed */
     disconnect_talker(&t);
     start_daemon(&d, tiny_model(), settings);
     t = connect_talker(&d);
@@ -296,11 +284,7 @@ static void a_full_store_is_told(void **state)
     const char *path = clip("clips/bbb_720p_30s_vp8_vorbis.webm");
     if (!path)
         skip();
-    char roots[700], folder[600];
-    snprintf(folder, sizeof folder, "%s", path);
-    *strrchr(folder, '/') = '\0';
-    snprintf(roots, sizeof roots, "media.roots=%s", folder);
-    const char *const settings[] = {roots, "media.fps=24", "store.limit_bytes=8M", NULL};
+    const char *const settings[] = {clip_roots(), "media.fps=24", "store.limit_bytes=8M", NULL};
     daemon_process d;
     prepare(&d, "full");
     start_daemon(&d, tiny_model(), settings);

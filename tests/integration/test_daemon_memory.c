@@ -96,10 +96,7 @@ static void memory_is_told(void **state)
         ic_wire_msg_fini(&reply);
         if (round)
             break;
-        disconnect_talker(&t);
-        stop_daemon(&d);
-        start_daemon(&d, tiny_model(), NULL);
-        t = connect_talker(&d);
+        restart_daemon(&d, &t, NULL);
     }
     ic_wire_msg_fini(&before);
     disconnect_talker(&t);

@@ -91,11 +91,7 @@ static void a_crash_in_mid_answer_loses_nothing(void **state)
     assert_true(next_event(t, broken, IC_WIRE_EVENT_TEXT, &m, 20000));
     snprintf(seen, sizeof seen, "%s", m.event.text);
     ic_wire_msg_fini(&m);
-    kill(d.pid, SIGKILL);
-    wait_daemon(&d);
-    disconnect_talker(&t);
-    start_daemon(&d, tiny_model(), long_answers);
-    t = connect_talker(&d);
+    crash_daemon(&d, &t, long_answers);
     attach(t, broken, 1, 0);
     answer a = read_answer(t, broken, turn);
     assert_int_equal(a.finish, expected.finish);
@@ -231,10 +227,7 @@ static void keys_make_requests_happen_once(void **state)
         must_fail(t, &other, "CONFLICT");
         if (round)
             break;
-        disconnect_talker(&t);
-        stop_daemon(&d);
-        start_daemon(&d, tiny_model(), NULL);
-        t = connect_talker(&d);
+        restart_daemon(&d, &t, NULL);
     }
     simple(t, IC_WIRE_SHOW, id, &reply);
     assert_int_equal(reply.ok.turns.count, 1);
