@@ -257,6 +257,14 @@ typedef struct ic_mail_peer_gone {
     bool client_gone; /* no other connection of this client is known */
 } ic_mail_peer_gone;
 
+/* What checkpoints or restores have cost, in this process. */
+typedef struct ic_talk_cost {
+    uint64_t count, failed, last_us, max_us, bytes;
+} ic_talk_cost;
+typedef struct ic_talk_costs {
+    ic_talk_cost checkpoints, restores;
+} ic_talk_costs;
+
 /* What `show` and `status` tell of a session with an actor. Sent whenever it changes. */
 typedef struct ic_talk_state {
     int state;     /* IC_WIRE_STATE_... */
@@ -267,7 +275,7 @@ typedef struct ic_talk_state {
     uint64_t attached, last_event;
     uint64_t frames_seen, frames_skipped, frames_deduplicated; /* by this process */
     uint64_t evicted_here;                                     /* by this process */
-    uint64_t checkpoints, checkpoints_failed;
+    ic_talk_costs costs;
     char reason[IC_ERROR_TEXT]; /* of failed */
 } ic_talk_state;
 typedef struct ic_mail_session_state {

@@ -386,6 +386,8 @@ static void take_mail(router *r, ic_mail **m_p)
     case IC_MAIL_STORE_JOB:
         if (((ic_store_job *)m)->tag == ROUTER_JOB_TRANSFER)
             router_transfer_done(r, m);
+        else if (((ic_store_job *)m)->tag == ROUTER_JOB_RETAIN)
+            router_retain_done(r, m);
         else
             router_desk_done(r, (ic_job_desk *)m);
         break;
@@ -491,6 +493,7 @@ static void serve(router *r)
         drop_silent(r);
         router_rooms(r);
         router_transfers_tick(r);
+        router_retain_tick(r);
         check_drained(r);
         wait_ms = more ? 0 : waits ? RETRY_MS : TICK_MS;
     }

@@ -11,8 +11,14 @@
 
 enum { SHOW_BYTES = 3 << 20 }; /* of turns in one reply: it must stay a message */
 
+static bool may_start(ic_desk_type type)
+{
+    return type == IC_DESK_FIND || type == IC_DESK_NEW || type == IC_DESK_PENDING;
+}
+
 static void send_desk(router *r, ic_job_desk *job)
 {
+    r->looking += may_start(job->type);
     ic_port_send(&r->self->outbox, r->store, &job);
 }
 
@@ -56,6 +62,7 @@ static uint32_t read_settings(const ic_wire_settings *w, ic_session_config *c)
         [IC_SET_FRAMES] = c->frames,
         [IC_SET_POSITIONS] = ic_wire_has(w, settings, positions),
     };
+        [IC_SET_FRAME_UNIT] = ic_wire_has(w, settings, frame_unit),
     uint32_t set = 0;
     for (int i = 0; i < IC_SETTINGS; i++)
         set |= (uint32_t)given[i] << i;
@@ -79,6 +86,7 @@ static void write_settings(const ic_session_config *config, ic_wire_settings *w)
     ic_wire_put(&all, settings, frames, (uint64_t)c.frames);
     ic_wire_put(&all, settings, positions, c.positions);
     static const int field[IC_SETTINGS] = {[IC_SET_SINKS] = IC_WIRE_F_settings_sinks,
+    ic_wire_put(&all, settings, frame_unit, c.frame_unit - IC_FRAME_TOKENS);
                                            [IC_SET_WINDOW] = IC_WIRE_F_settings_window,
                                            [IC_SET_RECENT] = IC_WIRE_F_settings_recent_pct,
                                            [IC_SET_BIAS] = IC_WIRE_F_settings_bias,
@@ -116,6 +124,8 @@ static int make_cache(router *r, const ic_wire_new *m, ic_session_config *c, ic_
         return ic_error_set(e, IC_EINVAL, "positions are compact or original");
     ic_session_config_take(c, &wish, given);
     int rc = ic_session_config_check(r->args->limits.engine, c, e);
+    if (given >> IC_SET_FRAME_UNIT & 1 && wish.frame_unit < IC_FRAME_TOKENS)
+        return ic_error_set(e, IC_EINVAL, "frame_unit is tokens or whole");
     if (rc == IC_OK)
         rc = ic_session_config_check_used(c, given, e);
     ic_session_config_settle(c); /* so that it stays what it is when defaults change */
@@ -400,6 +410,21 @@ static uint64_t own_memory(void)
 
 static void add_sessions(const router *r, ic_wire_status_info *s)
 {
+static void add_costs(const router *r, const ic_talk_costs *c, ic_wire_status_info *s)
+{
+    ic_wire_put(s, status_info, checkpoints, c->checkpoints.count);
+    ic_wire_put(s, status_info, checkpoints_failed, c->checkpoints.failed);
+    ic_wire_put(s, status_info, checkpoint_us, r->last_costs.checkpoints.last_us);
+    ic_wire_put(s, status_info, checkpoint_max_us, c->checkpoints.max_us);
+    ic_wire_put(s, status_info, checkpoint_bytes, c->checkpoints.bytes);
+    ic_wire_put(s, status_info, restores, c->restores.count);
+    ic_wire_put(s, status_info, restores_failed, c->restores.failed);
+    ic_wire_put(s, status_info, restore_us, r->last_costs.restores.last_us);
+    ic_wire_put(s, status_info, restore_max_us, c->restores.max_us);
+    ic_wire_put(s, status_info, restore_bytes, c->restores.bytes);
+    ic_wire_put(s, status_info, sessions_retired, r->retain.retired);
+}
+
     router_totals sum = r->totals;
     uint64_t answering = 0, ingesting = 0, bytes = 0, tokens = 0, text = 0, frames = 0;
     for (const router_entry *e = r->entries; e; e = e->next) {
@@ -414,8 +439,7 @@ static void add_sessions(const router *r, ic_wire_status_info *s)
         sum.skipped += e->state.frames_skipped;
         sum.deduplicated += e->state.frames_deduplicated;
         sum.evicted += e->state.evicted_here;
-        sum.checkpoints += e->state.checkpoints;
-        sum.checkpoints_failed += e->state.checkpoints_failed;
+        router_add_costs(&sum.costs, &e->state.costs);
     }
     ic_wire_put(s, status_info, resident, (uint64_t)router_resident(r));
     ic_wire_put(s, status_info, answering, answering);
@@ -428,8 +452,7 @@ static void add_sessions(const router *r, ic_wire_status_info *s)
     ic_wire_put(s, status_info, frames_seen, sum.seen);
     ic_wire_put(s, status_info, frames_skipped, sum.skipped);
     ic_wire_put(s, status_info, frames_deduplicated, sum.deduplicated);
-    ic_wire_put(s, status_info, checkpoints, sum.checkpoints);
-    ic_wire_put(s, status_info, checkpoints_failed, sum.checkpoints_failed);
+    add_costs(r, &sum.costs, s);
 }
 
 static void answer_status(router *r, ic_job_desk *d)
@@ -590,6 +613,7 @@ void router_desk_done(router *r, ic_job_desk *d)
 {
     if (d->type == IC_DESK_PENDING) {
         wake_pending(r, d);
+    r->looking -= may_start(d->type);
         return;
     }
     if (d->job.rc) {

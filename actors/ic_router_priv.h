@@ -9,8 +9,9 @@
 
 enum {
     ROUTER_LISTENERS = 8,
-    ROUTER_TRANSFERS = 4,   /* exports and imports at a time */
-    ROUTER_JOB_TRANSFER = 1 /* tag of their store jobs; the desk's have none */
+    ROUTER_TRANSFERS = 4,    /* exports and imports at a time */
+    ROUTER_JOB_TRANSFER = 1, /* tags of store jobs; the desk's have none */
+    ROUTER_JOB_RETAIN = 2
 };
 typedef struct router_transfer router_transfer;
 
@@ -30,7 +31,8 @@ typedef struct router_entry {
 } router_entry;
 
 typedef struct router_totals { /* of sessions whose actors have ended */
-    uint64_t seen, skipped, deduplicated, evicted, checkpoints, checkpoints_failed;
+    uint64_t seen, skipped, deduplicated, evicted;
+    ic_talk_costs costs;
 } router_totals;
 
 typedef struct router {
@@ -49,9 +51,16 @@ typedef struct router {
     uint64_t malformed;
     router_transfer *transfers;
     uint64_t last_transfer;
+    int looking; /* desk jobs on their way that may start a session's actor */
+    struct {
+        bool busy;
+        int64_t next_us, complain_us;
+        uint64_t retired;
+    } retain;
     bool draining, drained;
     int64_t drain_until_us;
     ic_error device_error;
+    ic_talk_costs last_costs; /* of whoever reported last */
 } router;
 
 /* ic_router.c */
@@ -71,6 +80,7 @@ void router_rooms(router *r); /* gives room to who waits for it */
 void router_drain_sessions(router *r, int64_t ms);
 void router_stop_sessions(router *r);
 int router_resident(const router *r);
+void router_add_costs(ic_talk_costs *sum, const ic_talk_costs *more);
 
 /* ic_router_desk.c: what the store answers */
 void router_desk(router *r,
@@ -87,5 +97,9 @@ void router_transfer_request(router *r, ic_mail_request **q_p);
 void router_transfer_done(router *r, ic_mail *done);
 void router_transfers_tick(router *r);
 void router_transfers_end(router *r);
+
+/* ic_router_retain.c */
+void router_retain_tick(router *r);
+void router_retain_done(router *r, ic_mail *done);
 
 #endif

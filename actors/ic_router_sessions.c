@@ -80,14 +80,28 @@ void router_forward(router *r, router_entry *entry, ic_mail_request **q_p)
     router_error(r, *q_p, IC_WIRE_CODE_BUSY, "the session has too many requests waiting");
 }
 
+static void add_cost(ic_talk_cost *sum, const ic_talk_cost *more)
+{
+    sum->count += more->count;
+    sum->failed += more->failed;
+    sum->bytes += more->bytes;
+    if (more->max_us > sum->max_us)
+        sum->max_us = more->max_us;
+}
+
+void router_add_costs(ic_talk_costs *sum, const ic_talk_costs *more)
+{
+    add_cost(&sum->checkpoints, &more->checkpoints);
+    add_cost(&sum->restores, &more->restores);
+}
+
 static void keep_totals(router *r, const ic_talk_state *s)
 {
     r->totals.seen += s->frames_seen;
     r->totals.skipped += s->frames_skipped;
     r->totals.deduplicated += s->frames_deduplicated;
     r->totals.evicted += s->evicted_here;
-    r->totals.checkpoints += s->checkpoints;
-    r->totals.checkpoints_failed += s->checkpoints_failed;
+    router_add_costs(&r->totals.costs, &s->costs);
 }
 
 static void end_entry(router *r, router_entry *entry)
@@ -231,6 +245,10 @@ void router_session_mail(router *r, ic_mail **m_p)
     if (m->kind == IC_MAIL_SESSION_STATE) {
         ic_mail_session_state *s = (ic_mail_session_state *)m;
         router_entry *entry = router_find(r, s->session);
+        if (entry && s->state.costs.checkpoints.count != entry->state.costs.checkpoints.count)
+            r->last_costs.checkpoints = s->state.costs.checkpoints;
+        if (entry && s->state.costs.restores.count != entry->state.costs.restores.count)
+            r->last_costs.restores = s->state.costs.restores;
         if (entry)
             entry->state = s->state;
     } else if (m->kind == IC_MAIL_LOOKED) {

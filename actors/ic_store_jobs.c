@@ -289,6 +289,14 @@ static int note_media(void *arg, const ic_store_media *m)
     return 0;
 }
 
+static int measure(ic_store *s, const char *id, int64_t *bytes, ic_error *e)
+{
+    ic_store_sizes sizes;
+    int rc = ic_store_sizes_session(s, id, &sizes, e);
+    *bytes = rc ? 0 : sizes.total;
+    return rc;
+}
+
 static int run_session(ic_store *s, ic_store_job *job, ic_error *e)
 {
     ic_job_session *j = (ic_job_session *)job;
@@ -298,6 +306,8 @@ static int run_session(ic_store *s, ic_store_job *job, ic_error *e)
     if (rc == IC_OK)
         rc = ic_store_media_list(s, j->session, 0, note_media, j, e);
     j->turns = j->record.counters.turns;
+    if (rc == IC_OK)
+        rc = measure(s, j->session, &j->store_bytes, e);
     return rc;
 }
 
@@ -437,8 +447,12 @@ static int run_checkpoint(ic_store *s, ic_store_job *job, ic_error *e)
     if (rc == IC_OK && !j->abort && j->bytes.size)
         rc = ic_store_checkpoint_segment(j->writer, j->tag, j->bytes.data, j->bytes.size,
                                          &j->segment, e);
-    if (rc == IC_OK && !j->abort && j->finish)
-        return finish_checkpoint(j, e);
+    if (rc == IC_OK && !j->abort && j->finish) {
+        rc = finish_checkpoint(j, e);
+        if (rc == IC_OK)
+            measure(s, j->session, &j->store_bytes, NULL);
+        return rc;
+    }
     if (rc || j->abort)
         ic_store_checkpoint_abort(&j->writer);
     return rc;

@@ -91,6 +91,7 @@ typedef struct ic_job_session {
     uint32_t config_version;
     ic_buf config;
     int64_t turns, medias; /* numbers of the newest */
+    int64_t store_bytes;
 } ic_job_session;
 ic_job_session *ic_job_session_new(const char *session, ic_port *reply, int tag);
 
@@ -133,6 +134,7 @@ typedef struct ic_job_checkpoint {
     ic_store_manifest manifest;
     ic_buf meaning, numerics, state;
     ic_store_segment *segments; /* owned */
+    int64_t store_bytes;        /* of the session when it is finished */
 } ic_job_checkpoint;
 ic_job_checkpoint *ic_job_checkpoint_new(const char *session, ic_store_writer *writer,
                                          ic_port *reply, int tag);

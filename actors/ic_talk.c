@@ -132,8 +132,7 @@ static void fill_state(const talk *t, ic_talk_state *s)
                          .frames_skipped = t->skipped_here,
                          .frames_deduplicated = t->deduplicated_here,
                          .evicted_here = t->evicted_here,
-                         .checkpoints = t->checkpoints,
-                         .checkpoints_failed = t->checkpoints_failed};
+                         .costs = t->costs};
     s->busy = is_busy(t);
     if (s->resident) {
         s->cache_bytes = ic_session_memory(t->limits->engine, &t->config.engine);
@@ -515,13 +514,19 @@ static void look_up(talk *t, ic_mail_request **r_p)
     ic_port_send(&t->self->outbox, t->args->store, &job);
 }
 
+/* It takes all the room on disk that it may: nothing new goes in. */
+static bool is_full(const talk *t)
+{
+    return t->limits->session_bytes && t->store_bytes > t->limits->session_bytes;
+}
+
 static void take_ask(talk *t, ic_mail_request **r_p)
 {
     const ic_wire_ask *m = &(*r_p)->msg.ask;
     bool busy = talk_is_answering(t) || t->line_turns;
     bool queue = ic_wire_get(m, ask, if_busy, IC_WIRE_IF_BUSY_REFUSE) == IC_WIRE_IF_BUSY_QUEUE;
     int waiting = t->line_turns - (talk_is_answering(t) ? 0 : 1);
-    if (busy && (!queue || waiting >= t->limits->queue))
+    if (is_full(t) || (busy && (!queue || waiting >= t->limits->queue)))
         look_up(t, r_p);
     else
         admit_turn(t, r_p);
@@ -529,7 +534,7 @@ static void take_ask(talk *t, ic_mail_request **r_p)
 
 static void take_media(talk *t, ic_mail_request **r_p)
 {
-    if (t->source)
+    if (t->source || is_full(t))
         look_up(t, r_p);
     else
         talk_source_start(t, r_p);
@@ -682,6 +687,13 @@ static void looked_up(talk *t, ic_job_lookup *done)
     ic_mail_request *r = done->request;
     if (done->job.rc) {
         talk_send_error(t, r, IC_WIRE_CODE_STORE, done->job.error.text);
+    } else if (done->verdict == IC_STORE_NEW && is_full(t)) {
+        char text[160];
+        snprintf(text, sizeof text,
+                 "the session takes %lld bytes on disk, more than it may (store.session_bytes): "
+                 "remove its marks, or go on in another session",
+                 (long long)t->store_bytes);
+        talk_send_error(t, r, IC_WIRE_CODE_LIMIT, text);
     } else if (done->verdict == IC_STORE_NEW) {
         bool media = r->msg.verb == IC_WIRE_MEDIA;
         talk_send_error(t, r, IC_WIRE_CODE_BUSY,
@@ -891,6 +903,7 @@ static void take_record(talk *t, ic_job_session *done)
     t->event_next = rc ? 1 : done->record.event_next;
     t->head.turns = (uint64_t)done->turns;
     t->head.medias = (uint64_t)done->medias;
+    t->store_bytes = done->store_bytes;
     t->phase = TALK_SUSPENDED;
     if (rc) {
         t->phase = TALK_COLD;

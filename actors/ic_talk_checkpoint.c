@@ -58,7 +58,7 @@ static bool should_consolidate(const talk *t)
 static void give_up(talk *t, const ic_error *e)
 {
     ic_log_error("session", "%.8s: no checkpoint: %s", t->id, e->text);
-    t->checkpoints_failed++;
+    t->costs.checkpoints.failed++;
     t->checkpoint_error = *e;
     t->checkpoint_after_us = ic_clock_mono_us() + RETRY_US;
     if (t->writer) {
@@ -147,6 +147,7 @@ void talk_checkpoint_begin(talk *t)
         return;
     }
     t->checkpointing = true;
+    t->checkpoint_began_us = ic_clock_mono_us();
     t->checkpoint_all = should_consolidate(t);
     t->checkpoint_journal = t->journal_last;
     t->saved_head = t->head;
@@ -168,6 +169,15 @@ void talk_checkpoint_begin(talk *t)
     go_on(t);
 }
 
+void talk_count_cost(ic_talk_cost *cost, int64_t began_us, uint64_t bytes)
+{
+    cost->count++;
+    cost->last_us = (uint64_t)(ic_clock_mono_us() - began_us);
+    cost->bytes += bytes;
+    if (cost->last_us > cost->max_us)
+        cost->max_us = cost->last_us;
+}
+
 /* The rows of the new manifest are what the next checkpoint may carry on. */
 static void adopt(talk *t)
 {
@@ -186,7 +196,10 @@ static void adopt(talk *t)
     ic_session_mark_saved(t->session);
     t->touched = false;
     t->journal_bytes = 0;
-    t->checkpoints++;
+    uint64_t bytes = 0;
+    for (int i = 0; i < t->fresh_count; i++)
+        bytes += (uint64_t)t->fresh[i].bytes;
+    talk_count_cost(&t->costs.checkpoints, t->checkpoint_began_us, bytes);
     ic_failpoint(IC_FAIL_checkpoint_adopted);
     talk_checkpoint_fini(t);
     talk_unit *u = talk_unit_new(t);
@@ -205,6 +218,7 @@ void talk_checkpoint_done(talk *t, ic_job_checkpoint *done)
     }
     if (done->finish) {
         t->writer = NULL;
+        t->store_bytes = done->store_bytes;
         adopt(t);
         return;
     }

@@ -39,6 +39,7 @@ static ic_wire_code load_code(int rc)
 static void refuse(talk *t, int rc, ic_error *e)
 {
     e->code = rc;
+    t->costs.restores.failed++;
     talk_load_abort(t);
     talk_fail(t, load_code(rc), e);
 }
@@ -139,6 +140,7 @@ void talk_segment(talk *t, ic_job_segment *done)
             rc = ic_session_load_rows(t->session, done->bytes.data, done->bytes.size, &e);
         note_segment(t, s);
     }
+    t->restore_bytes += (uint64_t)s->bytes;
     t->segment_at++;
     ic_failpoint(IC_FAIL_load_segment);
     if (rc)
@@ -159,6 +161,7 @@ void talk_loaded(talk *t, ic_job_load **done_p)
         return;
     }
     t->journal_last = t->load->journal_last;
+    t->restoring = t->journal_last > 0;
     t->segment_at = 0;
     t->state_loaded = false;
     t->exact = true;
@@ -195,6 +198,8 @@ void talk_opened(talk *t, ic_mail_lease *m)
     t->session = m->session;
     t->lease = TALK_LEASE_HOME;
     t->phase = TALK_LOADING;
+    t->restore_began_us = ic_clock_mono_us();
+    t->restore_bytes = 0;
     ic_job_load *job = ic_job_load_new(t->id, t->store_reply, TALK_JOB_LOAD);
     ic_port_send(&t->self->outbox, t->args->store, &job);
 }
@@ -531,6 +536,8 @@ void talk_replay_done(talk *t)
     t->recomputed = t->stats.tokens - t->tokens_loaded;
     t->phase = TALK_LIVE;
     t->spoken_us = ic_clock_mono_us();
+    if (t->restoring) /* else it is new: there was nothing to restore */
+        talk_count_cost(&t->costs.restores, t->restore_began_us, t->restore_bytes);
     close_cut_media(t);
     close_lost_media(t);
     ic_log_info("session", "%.8s: resident: %llu tokens seen, %d in the cache, %llu recomputed%s",

@@ -228,6 +228,7 @@ typedef struct talk {
     int64_t journal_last;   /* durable */
     uint64_t journal_bytes; /* since the last checkpoint */
     bool touched;           /* since the last checkpoint */
+    int64_t store_bytes;    /* that it took when it was looked at last */
 
     /* events */
     talk_attachment *attachments;
@@ -248,7 +249,10 @@ typedef struct talk {
     int fresh_count;
     int64_t checkpoint_journal;
     int64_t checkpoint_after_us; /* not before that */
-    uint64_t checkpoints, checkpoints_failed;
+    int64_t checkpoint_began_us, restore_began_us;
+    uint64_t restore_bytes;
+    bool restoring; /* something was stored */
+    ic_talk_costs costs;
     ic_error checkpoint_error;
     ic_talk_head saved_head;
 
@@ -332,6 +336,7 @@ void talk_replay_done(talk *t);
 void talk_load_abort(talk *t);
 
 /* ic_talk_checkpoint.c */
+void talk_count_cost(ic_talk_cost *cost, int64_t began_us, uint64_t bytes);
 bool talk_checkpoint_due(const talk *t);
 void talk_checkpoint_begin(talk *t);
 void talk_checkpoint_done(talk *t, ic_job_checkpoint *done);

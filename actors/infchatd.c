@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "actors/ic_check.h"
 #include "actors/ic_router.h"
 #include "actors/ic_store_actor.h"
 #include "base/ic_failpoint.h"
@@ -67,6 +68,8 @@ static void print_help(void)
            "  --threads N        compute threads (model.threads)\n"
            "  --log-level LEVEL  error, warn, info, debug, trace (log.level)\n"
            "  --set NAME=VALUE   any setting, as section.name=value; may be repeated\n"
+           "  --check-store      verify all that is stored, print it, and end: status 0 if all is\n"
+           "                     well, 1 if not; needs no model, and no server on the store\n"
            "  --help, --version\n"
            "\n"
            "settings, with their defaults:\n"
@@ -90,11 +93,12 @@ static int apply_set(ic_config *c, const char *text, ic_error *e)
 
 /* The file first, then the flags over it, wherever they stand. Returns -1 to go on, else the exit
  * status. */
-static int read_settings(ic_config *c, int argc, char **argv)
+static int read_settings(ic_config *c, bool *check_store, int argc, char **argv)
 {
-    enum { HELP = 1, VERSION, CONFIG, SET, LISTEN, FIRST };
+    enum { HELP = 1, VERSION, CHECK, CONFIG, SET, LISTEN, FIRST };
     static const struct option options[] = {{"help", no_argument, NULL, HELP},
                                             {"version", no_argument, NULL, VERSION},
+                                            {"check-store", no_argument, NULL, CHECK},
                                             {"config", required_argument, NULL, CONFIG},
                                             {"set", required_argument, NULL, SET},
                                             {"listen", required_argument, NULL, LISTEN},
@@ -124,6 +128,10 @@ static int read_settings(ic_config *c, int argc, char **argv)
                     printf("infchatd %s\n", INFCHAT_VERSION);
                 return EXIT_SUCCESS;
             }
+            if (option == CHECK) {
+                *check_store = true;
+                continue;
+            }
             if (round == 0 && option == CONFIG)
                 rc = ic_config_load(c, optarg, &e);
             if (round == 0 || option == CONFIG)
@@ -143,7 +151,7 @@ static int read_settings(ic_config *c, int argc, char **argv)
         rc = ic_error_set(&e, IC_EINVAL, "\"%s\" is not an option; see --help", argv[optind]);
     if (rc == IC_OK)
         rc = ic_config_check(c, &e);
-    if (rc == IC_OK && !c->model_dir[0])
+    if (rc == IC_OK && !c->model_dir[0] && !*check_store)
         rc =
             ic_error_set(&e, IC_EINVAL, "no model: say --model DIR (or model.dir in the settings)");
     if (rc) {
@@ -197,6 +205,9 @@ static void fill_settings(const ic_config *c, ic_sched_args *a)
     enum { SINKS = 4 };
     bool layer = strcmp(c->session_granularity, "layer") == 0;
     bool original = strcmp(c->session_positions, "original") == 0;
+    int unit = strcmp(c->session_frame_unit, "whole") == 0    ? IC_FRAME_WHOLE
+               : strcmp(c->session_frame_unit, "tokens") == 0 ? IC_FRAME_TOKENS
+                                                              : 0;
     int bias = (int)(c->session_bias * 100 + 0.5);
     a->settings =
         (ic_session_config){.sinks = (int)c->session_sinks,
@@ -267,6 +278,8 @@ static void fill_router(server *s)
     a->max_active = (int)c->session_max_active;
     a->max_cache_tokens = (int)c->session_max_cache_tokens;
     a->sched_args = &s->sched_args;
+    a->import_bytes = c->store_session_bytes;
+    a->retain_bytes = c->store_retain_bytes;
     a->limits = (ic_talk_limits){.engine = s->sched_args.opened,
                                  .ingest = ingest_limits(s),
                                  .event_credit = (uint64_t)c->server_event_credit_bytes,
@@ -274,6 +287,7 @@ static void fill_router(server *s)
                                  .checkpoint_bytes = c->session_checkpoint_bytes,
                                  .idle_us = c->session_idle_s * 1000000,
                                  .queue = (int)c->session_queue,
+                                 .session_bytes = c->store_session_bytes,
                                  .max_answer_tokens = (int)c->session_max_answer_tokens};
     a->store = s->store;
     a->sched = s->sched;
@@ -359,11 +373,26 @@ static bool stop(server *s)
 
 int main(int argc, char **argv)
 {
+/* --check-store instead of a server. */
+static int check(server *s)
+{
+    ic_error e = {0};
+    fill_paths(s);
+    int rc = ic_check_store(s->store_path, stdout, &e);
+    if (rc)
+        fprintf(stderr, "infchatd: %s\n", e.text);
+    ic_free(s->store_path);
+    ic_free(s->spool_dir);
+    ic_config_fini(&s->config);
+    return rc ? EXIT_FAILED : EXIT_SUCCESS;
+}
+
     server s = {.store = NULL};
     ic_error e = {0};
     ic_mem_setup();
     ic_config_init(&s.config);
-    int status = read_settings(&s.config, argc, argv);
+    bool check_store = false;
+    int status = read_settings(&s.config, &check_store, argc, argv);
     if (status >= 0) {
         ic_config_fini(&s.config);
         return status;
@@ -372,6 +401,8 @@ int main(int argc, char **argv)
     ic_log_set_content(s.config.log_content);
     const char *failpoint = getenv("INFCHAT_FAILPOINT"); /* tests/crash */
     if (failpoint && ic_failpoint_arm(failpoint, &e)) {
+    if (check_store)
+        return check(&s);
         fprintf(stderr, "infchatd: INFCHAT_FAILPOINT: %s\n", e.text);
         ic_config_fini(&s.config);
         return EXIT_USAGE;

@@ -536,6 +536,17 @@ void ic_cli_view_memory(const ic_cli_view *v, const ic_wire_ok *ok)
     print_spans(m);
 }
 
+static void show_cost(const char *label, uint64_t count, uint64_t failed, uint64_t bytes,
+                      uint64_t last_us, uint64_t max_us)
+{
+    printf("%s %llu times, %.1f MB, the last in %.1f ms, at most %.1f ms", label,
+           (unsigned long long)count, (double)bytes / 1e6, (double)last_us / 1e3,
+           (double)max_us / 1e3);
+    if (failed)
+        printf("; %llu FAILED", (unsigned long long)failed);
+    putchar('\n');
+}
+
 void ic_cli_view_status(const ic_wire_status_info *s)
 {
     char uptime[32];
@@ -562,4 +573,10 @@ void ic_cli_view_status(const ic_wire_status_info *s)
     printf("frames    %llu seen, %llu skipped, %llu deduplicated\n",
            (unsigned long long)s->frames_seen, (unsigned long long)s->frames_skipped,
            (unsigned long long)s->frames_deduplicated);
+    show_cost("stored   ", s->checkpoints, s->checkpoints_failed, s->checkpoint_bytes,
+              s->checkpoint_us, s->checkpoint_max_us);
+    show_cost("restored ", s->restores, s->restores_failed, s->restore_bytes, s->restore_us,
+              s->restore_max_us);
+    if (s->sessions_retired)
+        printf("retention %llu sessions deleted\n", (unsigned long long)s->sessions_retired);
 }

@@ -319,7 +319,9 @@ int ic_store_open(ic_store **s_p, const ic_store_config *config, ic_error *e)
     s->lock_fd = -1;
     s->busy_timeout_ms = config->busy_timeout_ms ? config->busy_timeout_ms : 5000;
     ic_buf_init(&s->result, 0);
-    int rc = settle_path(s, config->path, e);
+    int rc = config->must_exist && access(config->path, F_OK) != 0
+                 ? ic_error_set(e, IC_ENOTFOUND, "store: there is no file %s", config->path)
+                 : settle_path(s, config->path, e);
     if (!rc)
         rc = take_lock(s, e);
     if (!rc)

@@ -47,6 +47,7 @@ typedef struct ic_store_config {
     int busy_timeout_ms; /* 0: 5000 */
     size_t cache_bytes;  /* page cache; 0: 16 MiB */
     int64_t limit_bytes; /* size the file may grow to; 0: none */
+    bool must_exist;     /* a store that is not there is not made: IC_ENOTFOUND */
     const char *vfs;     /* name of a SQLite VFS, for tests; NULL: the system's */
 } ic_store_config;
 
@@ -86,6 +87,8 @@ typedef struct ic_store_sizes {
     int64_t sessions;
 } ic_store_sizes;
 int ic_store_sizes_all(ic_store *s, ic_store_sizes *sizes, ic_error *e);
+/* What all that is stored takes of the file: its pages but the free ones. Takes no time. */
+int ic_store_used_bytes(ic_store *s, int64_t *bytes, ic_error *e);
 int ic_store_sizes_owner(ic_store *s, const char *owner, ic_store_sizes *sizes, ic_error *e);
 /* With its marks. What forks share is counted in each of them. */
 int ic_store_sizes_session(ic_store *s, const char *id, ic_store_sizes *sizes, ic_error *e);
@@ -136,6 +139,12 @@ typedef int ic_store_session_fn(void *arg, const ic_store_session *session);
 /* Newest used first; owner NULL: all. */
 int ic_store_session_list(ic_store *s, const char *owner, ic_store_session_fn *fn, void *arg,
                           ic_error *e);
+/* ic_store_check, session by session: each is told with what is wrong with it (IC_OK: nothing), the
+ * file as a whole first, with session NULL. Marks are told as sessions without an owner. Returns
+ * fn's result, or why the list of sessions could not be read. */
+typedef int ic_store_check_fn(void *arg, const ic_store_session *session, int rc,
+                              const ic_error *e);
+int ic_store_check_each(ic_store *s, ic_store_check_fn *fn, void *arg, ic_error *e);
 
 int ic_store_session_set_title(ic_store *s, const char *id, const char *title, ic_error *e);
 int ic_store_session_set_state(ic_store *s, const char *id, uint32_t state, ic_error *e);

@@ -69,6 +69,16 @@ int ic_store_sizes_all(ic_store *s, ic_store_sizes *sizes, ic_error *e)
     return rc;
 }
 
+int ic_store_used_bytes(ic_store *s, int64_t *bytes, ic_error *e)
+{
+    int64_t pages = 0, unused = 0;
+    int rc = pragma_int(s, "PRAGMA page_count", &pages, e);
+    if (!rc)
+        rc = pragma_int(s, "PRAGMA freelist_count", &unused, e);
+    *bytes = (pages - unused) * IC_STORE_PAGE_BYTES;
+    return rc;
+}
+
 int ic_store_sizes_owner(ic_store *s, const char *owner, ic_store_sizes *sizes, ic_error *e)
 {
     return read_sizes(s, ic_store_query(s, IC_SQL_SIZES_OWNER, e, "t", owner), sizes, e);
@@ -336,9 +346,8 @@ static int check_table(ic_store *s, enum ic_store_sql which, const char *what, i
                               s->path, damaged, what);
 }
 
-int ic_store_check(ic_store *s, ic_error *e)
+static int check_whole(ic_store *s, ic_error *e)
 {
-    char id[IC_STORE_ID_CHARS + 1];
     int rc = ic_store_no_batch(s, "a check", e);
     if (!rc)
         rc = check_pages(s, e);
@@ -346,16 +355,47 @@ int ic_store_check(ic_store *s, ic_error *e)
         rc = check_table(s, IC_SQL_REQUEST_DAMAGED, "requests", e);
     if (!rc)
         rc = check_table(s, IC_SQL_MARKS_DAMAGED, "marks", e);
-    if (!rc)
-        rc = check_table(s, IC_SQL_STRAYS, "rows that belong to nothing", e);
-    sqlite3_stmt *row = rc ? NULL : ic_store_query(s, IC_SQL_SESSION_IDS, e, "");
-    while (row && (rc = ic_store_step(s, row, e)) == 1) {
+    return rc;
+}
+
+int ic_store_check_each(ic_store *s, ic_store_check_fn *fn, void *arg, ic_error *e)
+{
+    char id[IC_STORE_ID_CHARS + 1];
+    ic_error found = {0};
+    int rc = check_whole(s, &found);
+    rc = fn(arg, NULL, rc, &found);
+    if (rc)
+        return rc;
+    sqlite3_stmt *row = ic_store_query(s, IC_SQL_SESSION_IDS, e, "");
+    while ((rc = ic_store_step(s, row, e)) == 1) {
+        ic_store_session session = {.created_us = 0};
         ic_store_copy_text(id, sizeof id, row, 0);
-        rc = check_session(s, id, e);
+        found = (ic_error){0};
+        rc = ic_store_session_get(s, id, &session, &found);
+        memcpy(session.id, id, sizeof session.id);
+        if (!rc)
+            rc = check_session(s, id, &found);
+        rc = fn(arg, &session, rc, &found);
         if (rc) {
             ic_store_done(row);
             return rc;
         }
     }
     return rc;
+}
+
+/* The first damage ends it. */
+static int stop_at_damage(void *arg, const ic_store_session *session, int rc, const ic_error *e)
+{
+    (void)session;
+    if (rc)
+        ic_error_set(arg, rc, "%s", e->text);
+    return rc;
+}
+
+int ic_store_check(ic_store *s, ic_error *e)
+{
+    ic_error found = {0};
+    int rc = ic_store_check_each(s, stop_at_damage, &found, &found);
+    return rc ? ic_error_set(e, rc, "%s", found.text) : IC_OK;
 }
