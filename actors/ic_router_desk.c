@@ -408,8 +408,6 @@ static uint64_t own_memory(void)
     return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-static void add_sessions(const router *r, ic_wire_status_info *s)
-{
 static void add_costs(const router *r, const ic_talk_costs *c, ic_wire_status_info *s)
 {
     ic_wire_put(s, status_info, checkpoints, c->checkpoints.count);
@@ -425,6 +423,8 @@ static void add_costs(const router *r, const ic_talk_costs *c, ic_wire_status_in
     ic_wire_put(s, status_info, sessions_retired, r->retain.retired);
 }
 
+static void add_sessions(const router *r, ic_wire_status_info *s)
+{
     router_totals sum = r->totals;
     uint64_t answering = 0, ingesting = 0, bytes = 0, tokens = 0, text = 0, frames = 0;
     for (const router_entry *e = r->entries; e; e = e->next) {
@@ -611,9 +611,9 @@ static bool is_refused_key(router *r, const ic_job_desk *d)
 
 void router_desk_done(router *r, ic_job_desk *d)
 {
+    r->looking -= may_start(d->type);
     if (d->type == IC_DESK_PENDING) {
         wake_pending(r, d);
-    r->looking -= may_start(d->type);
         return;
     }
     if (d->job.rc) {

@@ -276,18 +276,18 @@ static void fill_router(server *s)
     a->max_clients = (int)c->server_max_clients;
     a->backlog_bytes = c->server_client_backlog_bytes;
     a->max_active = (int)c->session_max_active;
-    a->max_cache_tokens = (int)c->session_max_cache_tokens;
-    a->sched_args = &s->sched_args;
     a->import_bytes = c->store_session_bytes;
     a->retain_bytes = c->store_retain_bytes;
+    a->max_cache_tokens = (int)c->session_max_cache_tokens;
+    a->sched_args = &s->sched_args;
     a->limits = (ic_talk_limits){.engine = s->sched_args.opened,
                                  .ingest = ingest_limits(s),
                                  .event_credit = (uint64_t)c->server_event_credit_bytes,
                                  .event_log_bytes = c->session_event_log_bytes,
                                  .checkpoint_bytes = c->session_checkpoint_bytes,
+                                 .session_bytes = c->store_session_bytes,
                                  .idle_us = c->session_idle_s * 1000000,
                                  .queue = (int)c->session_queue,
-                                 .session_bytes = c->store_session_bytes,
                                  .max_answer_tokens = (int)c->session_max_answer_tokens};
     a->store = s->store;
     a->sched = s->sched;
@@ -371,8 +371,6 @@ static bool stop(server *s)
     return all;
 }
 
-int main(int argc, char **argv)
-{
 /* --check-store instead of a server. */
 static int check(server *s)
 {
@@ -387,6 +385,8 @@ static int check(server *s)
     return rc ? EXIT_FAILED : EXIT_SUCCESS;
 }
 
+int main(int argc, char **argv)
+{
     server s = {.store = NULL};
     ic_error e = {0};
     ic_mem_setup();
@@ -399,10 +399,10 @@ static int check(server *s)
     }
     ic_log_set_level((ic_log_level)ic_log_level_parse(s.config.log_level));
     ic_log_set_content(s.config.log_content);
-    const char *failpoint = getenv("INFCHAT_FAILPOINT"); /* tests/crash */
-    if (failpoint && ic_failpoint_arm(failpoint, &e)) {
     if (check_store)
         return check(&s);
+    const char *failpoint = getenv("INFCHAT_FAILPOINT"); /* tests/crash */
+    if (failpoint && ic_failpoint_arm(failpoint, &e)) {
         fprintf(stderr, "infchatd: INFCHAT_FAILPOINT: %s\n", e.text);
         ic_config_fini(&s.config);
         return EXIT_USAGE;
