@@ -62,7 +62,6 @@ static uint32_t read_settings(const ic_wire_settings *w, ic_session_config *c)
         [IC_SET_FRAMES] = c->frames,
         [IC_SET_POSITIONS] = ic_wire_has(w, settings, positions),
     };
-        [IC_SET_FRAME_UNIT] = ic_wire_has(w, settings, frame_unit),
     uint32_t set = 0;
     for (int i = 0; i < IC_SETTINGS; i++)
         set |= (uint32_t)given[i] << i;
@@ -86,7 +85,6 @@ static void write_settings(const ic_session_config *config, ic_wire_settings *w)
     ic_wire_put(&all, settings, frames, (uint64_t)c.frames);
     ic_wire_put(&all, settings, positions, c.positions);
     static const int field[IC_SETTINGS] = {[IC_SET_SINKS] = IC_WIRE_F_settings_sinks,
-    ic_wire_put(&all, settings, frame_unit, c.frame_unit - IC_FRAME_TOKENS);
                                            [IC_SET_WINDOW] = IC_WIRE_F_settings_window,
                                            [IC_SET_RECENT] = IC_WIRE_F_settings_recent_pct,
                                            [IC_SET_BIAS] = IC_WIRE_F_settings_bias,
@@ -124,8 +122,6 @@ static int make_cache(router *r, const ic_wire_new *m, ic_session_config *c, ic_
         return ic_error_set(e, IC_EINVAL, "positions are compact or original");
     ic_session_config_take(c, &wish, given);
     int rc = ic_session_config_check(r->args->limits.engine, c, e);
-    if (given >> IC_SET_FRAME_UNIT & 1 && wish.frame_unit < IC_FRAME_TOKENS)
-        return ic_error_set(e, IC_EINVAL, "frame_unit is tokens or whole");
     if (rc == IC_OK)
         rc = ic_session_config_check_used(c, given, e);
     ic_session_config_settle(c); /* so that it stays what it is when defaults change */
