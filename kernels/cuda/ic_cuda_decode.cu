@@ -1,38 +1,22 @@
-/* Decode attention: one row for each of several sessions, keys rotated as they are read.
+/* Decode attention on plain arithmetic, and what both kinds share: the joining of the pieces, the
+ * sums, the starting. See ic_cuda_decode.h.
  *
- * A cache is split into pieces of 256 places, a block each (Dao et al., Flash-Decoding, 2023); a
- * second kernel joins the pieces in their order. Within a block a key belongs to a group of LANES
- * lanes, of which each has C pairs (i, i + half) of its dimensions, for K and for V: what a lane
- * will use, and nothing else, it copies asynchronously into a queue of its own in shared memory,
- * several keys ahead, so that enough bytes are under way without holding them in registers, and no
- * lane waits for another. Angles are computed in registers from the key's position. HEADS query
- * heads share a load. Every group of lanes runs a softmax of its own over the keys that fall to it,
- * by place; all are joined at the end, in a fixed order. So a row's bits depend on its cache alone,
- * never on who shares the launch. */
-#include "kernels/cuda/ic_cuda_attention.h"
+ * A key belongs to a group of LANES lanes, of which each has C pairs (i, i + half) of its
+ * dimensions, for K and for V: what a lane will use, and nothing else, it copies asynchronously
+ * into a queue of its own in shared memory, several keys ahead, so that no lane waits for another.
+ * HEADS query heads share a load. Every group of lanes runs a softmax of its own over the keys that
+ * fall to it. */
+#include "kernels/cuda/ic_cuda_decode.h"
 #include "kernels/cuda/ic_cuda_mma.h"
 #include "kernels/cuda/ic_cuda_rotate.h"
 
 enum {
-    SPLIT = 256, /* places that a block has */
-    WARPS = 4,
-    THREADS = WARPS * 32,
-    STEPS = 4,    /* keys of a lane group between two looks at the maximum */
-    STAGES = 3,   /* so many times STEPS keys are in the queue */
-    PARTS = 4,    /* K low, K high, V low, V high */
-    SESSIONS = 32 /* in one launch */
-};
-
-struct decode_job {
-    ic_cuda_view views[SESSIONS];
-    const float *q;
-    float *y;
-    int64_t q_stride, y_stride;
-    ic_cuda_stat *stats; /* [sessions, heads, splits] */
-    float *parts;        /* [sessions, heads, splits, dim], weighed under the stat's maximum */
-    float *scores;       /* [sessions, heads, places]: where sums are kept; or NULL */
-    int32_t heads, kv_heads, group, dim, splits, places;
-    float scale;
+    SPLIT = IC_CUDA_DECODE_SPLIT,
+    WARPS = IC_CUDA_DECODE_WARPS,
+    THREADS = IC_CUDA_DECODE_THREADS,
+    STEPS = 4,  /* keys of a lane group between two looks at the maximum */
+    STAGES = 3, /* so many times STEPS keys are in the queue */
+    PARTS = 4   /* K low, K high, V low, V high */
 };
 
 /* LANES of a warp share a key, each with C pairs of its dimensions in 16-byte pieces at best. */
@@ -105,34 +89,10 @@ template <int LANES> static __device__ __forceinline__ float group_sum(float v)
     return v;
 }
 
-/* Joins what 4 warps of 32 / LANES groups found: weights parts by the common maximum. */
-template <int HEADS, int GROUPS>
-static __device__ void join_groups(const decode_job &j, const ic_cuda_stat *stats,
-                                   const float *parts, int heads, int64_t to)
-{
-    for (int h = 0; h < heads; h++) {
-        float max = -INFINITY, sum = 0, factor[GROUPS];
-        for (int g = 0; g < GROUPS; g++)
-            max = fmaxf(max, stats[g * HEADS + h].max);
-        for (int g = 0; g < GROUPS; g++) {
-            factor[g] = exp2f(stats[g * HEADS + h].max - max);
-            sum += stats[g * HEADS + h].sum * factor[g];
-        }
-        int64_t at = to + (int64_t)h * j.splits;
-        for (int d = threadIdx.x; d < j.dim; d += THREADS) {
-            float all = 0;
-            for (int g = 0; g < GROUPS; g++)
-                all += parts[(g * HEADS + h) * j.dim + d] * factor[g];
-            j.parts[at * j.dim + d] = all;
-        }
-        if (threadIdx.x == 0)
-            j.stats[at] = ic_cuda_stat{max, sum};
-    }
-}
-
 /* blockIdx: the split; the kv head and which HEADS of its query heads; the session. */
 template <class T, int C, int LANES, int HEADS>
-static __global__ void __launch_bounds__(THREADS) part_kernel(decode_job j, ic_cuda_rope rope)
+static __global__ void __launch_bounds__(THREADS)
+    part_kernel(ic_cuda_decode_job j, ic_cuda_rope rope)
 {
     using S = shape<T, C, LANES>;
     const bool exact = sizeof(T) == 4;
@@ -289,11 +249,11 @@ static __global__ void __launch_bounds__(THREADS) part_kernel(decode_job j, ic_c
     }
     __syncthreads();
     int64_t to = ((int64_t)blockIdx.z * j.heads + kv * j.group + g0) * j.splits + blockIdx.x;
-    join_groups<HEADS, WARPS * S::KEYS>(j, stats, parts, heads, to);
+    ic_cuda_decode_join<HEADS, WARPS * S::KEYS>(j, stats, parts, heads, to);
 }
 
 /* blockIdx: the head; the session. The pieces are joined in their order. */
-static __global__ void __launch_bounds__(THREADS) join_kernel(decode_job j)
+static __global__ void __launch_bounds__(THREADS) join_kernel(ic_cuda_decode_job j)
 {
     int head = blockIdx.x, session = blockIdx.y;
     const ic_cuda_view &v = j.views[session];
@@ -319,7 +279,7 @@ static __global__ void __launch_bounds__(THREADS) join_kernel(decode_job j)
 
 /* A thread per key: what the row paid to it is added to its sum. blockIdx: places; kv head;
  * session. */
-static __global__ void __launch_bounds__(THREADS) sum_kernel(decode_job j)
+static __global__ void __launch_bounds__(THREADS) sum_kernel(ic_cuda_decode_job j)
 {
     const ic_cuda_view &v = j.views[blockIdx.z];
     int place = (int)blockIdx.x * THREADS + (int)threadIdx.x, kv = blockIdx.y;
@@ -339,7 +299,8 @@ static __global__ void __launch_bounds__(THREADS) sum_kernel(decode_job j)
 /* --- starting them --- */
 
 template <class T, int C, int LANES, int HEADS>
-static int start_parts(ic_cuda_device *d, const decode_job &j, int n, const ic_cuda_rope &rope)
+static int start_parts(ic_cuda_device *d, const ic_cuda_decode_job &j, int n,
+                       const ic_cuda_rope &rope)
 {
     using S = shape<T, C, LANES>;
     size_t parts = (size_t)WARPS * S::KEYS * HEADS * j.dim * sizeof(float);
@@ -349,20 +310,23 @@ static int start_parts(ic_cuda_device *d, const decode_job &j, int n, const ic_c
                           THREADS, parts > queues ? parts : queues, j, rope);
 }
 
-/* The widest pieces that the head's size allows; a group of two or more heads goes by fours. */
-template <class T>
-static int start_by_shape(ic_cuda_device *d, const decode_job &j, int n, const ic_cuda_rope &rope)
+/* f32 goes by pieces of 16 bytes where a key fits 16 lanes; a group of two or more heads by fours.
+ * 16-bit heads whose halves the tensor cores cannot take go one by one. */
+static int start_plain(ic_cuda_device *d, ic_dtype dtype, const ic_cuda_decode_job &j, int n,
+                       const ic_cuda_rope &rope)
 {
-    const int wide = 16 / sizeof(T);
-    int half = j.dim / 2;
-    if (half % wide == 0 && half / wide <= 64 / wide)
-        return j.group > 1 ? start_parts<T, wide, 64 / wide, 4>(d, j, n, rope)
-                           : start_parts<T, wide, 64 / wide, 1>(d, j, n, rope);
-    return start_parts<T, 4, 32, 1>(d, j, n, rope);
+    if (dtype == IC_BF16)
+        return start_parts<__nv_bfloat16, 4, 32, 1>(d, j, n, rope);
+    if (dtype == IC_F16)
+        return start_parts<__half, 4, 32, 1>(d, j, n, rope);
+    if (j.dim > 128)
+        return start_parts<float, 4, 32, 1>(d, j, n, rope);
+    return j.group > 1 ? start_parts<float, 4, 16, 4>(d, j, n, rope)
+                       : start_parts<float, 4, 16, 1>(d, j, n, rope);
 }
 
 static int decode_some(ic_cuda_device *d, const ic_slab *const *slabs, int n, int layer,
-                       const ic_cuda_rope &rope, decode_job j)
+                       const ic_cuda_rope &rope, ic_cuda_decode_job j)
 {
     bool sums = false;
     int count = 0;
@@ -390,8 +354,9 @@ static int decode_some(ic_cuda_device *d, const ic_slab *const *slabs, int n, in
     j.stats = (ic_cuda_stat *)(void *)room;
     j.parts = (float *)(void *)(j.stats + pieces);
     j.scores = j.parts + pieces * j.dim;
-    int rc = ic_cuda_by_dtype(slabs[0]->desc.k_dtype,
-                              [&](auto t) { return start_by_shape<decltype(t)>(d, j, n, rope); });
+    ic_dtype dtype = slabs[0]->desc.k_dtype;
+    int rc = dtype != IC_F32 && j.dim % 16 == 0 ? ic_cuda_decode_tensor(d, dtype, &j, n, &rope)
+                                                : start_plain(d, dtype, j, n, rope);
     if (rc == 0)
         rc = ic_cuda_launch(d, join_kernel, dim3(j.heads, n), THREADS, 0, j);
     if (rc == 0 && sums)
@@ -404,7 +369,7 @@ static int decode_some(ic_cuda_device *d, const ic_slab *const *slabs, int n, in
 static int count_alike(const ic_slab *const *slabs, int first, int n)
 {
     int end = first + 1;
-    while (end < n && end - first < SESSIONS
+    while (end < n && end - first < IC_CUDA_DECODE_SESSIONS
            && slabs[end]->desc.k_dtype == slabs[first]->desc.k_dtype)
         end++;
     return end - first;
@@ -419,7 +384,7 @@ int ic_cuda_attention_decode(ic_device *base, const ic_slab *const *slabs, int n
     int rc = ic_cuda_rope_of(d, rope, &turned);
     for (int first = 0, some; rc == 0 && first < n; first += some) {
         some = count_alike(slabs, first, n);
-        decode_job j = {};
+        ic_cuda_decode_job j = {};
         j.q = (const float *)q->data + first * q->stride;
         j.y = (float *)y->data + first * y->stride;
         j.q_stride = q->stride;

@@ -72,6 +72,19 @@ __device__ __forceinline__ void ic_cuda_ldmatrix(uint32_t (&r)[4], const void *r
 #endif
 }
 
+/* An 8 x 8 matrix of 16-bit elements transposed: lane l has elements 2 (l % 4) and the next of row
+ * l / 4, before and after. */
+__device__ __forceinline__ uint32_t ic_cuda_transpose(uint32_t pair)
+{
+#ifdef IC_CUDA_EMULATED
+    return ic_emu_movmatrix(pair);
+#else
+    uint32_t out;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
+    return out;
+#endif
+}
+
 /* BYTES (8 or 16) from device to shared memory, under way until waited for; only the first `given`
  * are read, the others become 0. Both aligned to BYTES. */
 template <int BYTES>

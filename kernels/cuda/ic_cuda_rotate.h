@@ -6,11 +6,13 @@
 
 #define IC_CUDA_LOG2E 1.44269504088896341f /* softmax runs in powers of 2 */
 
-/* Sine and cosine to within 5e-7, for decode over 16-bit keys: brought to [-pi, pi] by a 2 pi of
- * two parts (exact up to 2^14 turns), then the special function unit. */
+/* Sine and cosine to within 1e-6, for decode over 16-bit keys: brought to [-pi, pi] by a 2 pi of
+ * two parts, then the special function unit. The number of turns is rounded by adding 3 * 2^22,
+ * below which a float has no bits behind the point. */
 __device__ __forceinline__ void ic_cuda_sincos_fast(float angle, float *sine, float *cosine)
 {
-    float turns = rintf(angle * 0.15915494309189535f);
+    const float point = 12582912.0f;
+    float turns = __fadd_rn(fmaf(angle, 0.15915494309189535f, point), -point);
     float rest = fmaf(turns, -6.2831854820251465f, angle);
     rest = fmaf(turns, 1.7484556000744880e-7f, rest);
     *sine = __sinf(rest);

@@ -430,7 +430,26 @@ void act_ldmatrix(void **arguments)
     }
 }
 
+/* Lane l brings elements 2 (l % 4) and the next of row l / 4, and gets those of column l / 4. */
+void act_movmatrix(void **arguments)
+{
+    uint16_t m[8][8];
+    for (int l = 0; l < WARP; l++) {
+        unsigned pair = *(const unsigned *)arguments[l];
+        m[l / 4][l % 4 * 2] = (uint16_t)pair;
+        m[l / 4][l % 4 * 2 + 1] = (uint16_t)(pair >> 16);
+    }
+    for (int l = 0; l < WARP; l++)
+        *(unsigned *)arguments[l] = m[l % 4 * 2][l / 4] | (unsigned)m[l % 4 * 2 + 1][l / 4] << 16;
+}
+
 } // namespace
+
+unsigned ic_emu_movmatrix(unsigned pair)
+{
+    ic_emu_meet(0xffffffffu, act_movmatrix, &pair);
+    return pair;
+}
 
 void ic_emu_mma(bool bf16, float *c, const unsigned *a, const unsigned *bf)
 {

@@ -415,6 +415,7 @@ static inline float2 __bfloat1622float2(__nv_bfloat162 v)
 
 void ic_emu_mma(bool bf16, float *c, const unsigned *a, const unsigned *b);  /* m16n8k16 */
 void ic_emu_ldmatrix(bool transposed, unsigned *registers, const void *row); /* x4 */
+unsigned ic_emu_movmatrix(unsigned pair);                                    /* transposed */
 void ic_emu_copy_async(void *shared, const void *global, int bytes, int given);
 void ic_emu_copy_commit();
 void ic_emu_copy_wait(int groups_under_way);
