@@ -53,3 +53,26 @@ void ic_test_expect_ok(int rc, const ic_error *e, const char *file, int line)
     fprintf(stderr, "%s:%d: %s: %s\n", file, line, ic_err_name(rc), e ? e->text : "");
     _fail(file, line);
 }
+
+static uint64_t shuffle(uint64_t x)
+{
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    return x;
+}
+
+unsigned ic_test_draw(uint64_t *state, unsigned below)
+{
+    *state = shuffle(*state);
+    return (unsigned)(*state >> 20) % below;
+}
+
+void ic_test_noise(void *bytes, size_t size, int64_t seed)
+{
+    uint64_t x = (uint64_t)seed * 0x9e3779b97f4a7c15u + 1;
+    for (size_t i = 0; i < size; i++) {
+        x = shuffle(x);
+        ((uint8_t *)bytes)[i] = (uint8_t)x;
+    }
+}

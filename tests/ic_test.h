@@ -26,6 +26,11 @@ const char *ic_test_dir(void);
 #define ic_assert_ok(rc, e) ic_test_expect_ok((rc), (e), __FILE__, __LINE__)
 void ic_test_expect_ok(int rc, const ic_error *e, const char *file, int line);
 
+/* The next of a row of numbers below `below` that begins with *state (not 0). */
+unsigned ic_test_draw(uint64_t *state, unsigned below);
+/* Bytes that depend on the seed and do not compress. */
+void ic_test_noise(void *bytes, size_t size, int64_t seed);
+
 /* Exit status by which a program tells ctest that it was skipped; the reason is printed first. */
 enum { IC_TEST_SKIPPED = 77 };
 

@@ -11,11 +11,30 @@
 static ic_test_log *watched;
 static int watched_count;
 
+const char *ic_test_device(void)
+{
+    const char *name = getenv("INFCHAT_TEST_DEVICE");
+    return name && name[0] ? name : "cpu";
+}
+
+int ic_test_device_is_there(void)
+{
+    ic_device *d = NULL;
+    ic_error e = {0};
+    if (ic_device_open(&d, &(ic_device_config){.kind = ic_test_device()}, &e)) {
+        printf("skipped: %s\n", e.text);
+        return 0;
+    }
+    printf("device: %s\n", ic_device_info_of(d)->name);
+    ic_device_close(&d);
+    return 1;
+}
+
 ic_engine *ic_test_engine(const char *model, const char *dtype, int threads)
 {
     char *dir = ic_strf("%s/tests/golden/models/%s", IC_SOURCE_DIR, model);
     ic_engine_config config = {
-        .model_dir = dir, .device = "cpu", .dtype = dtype, .threads = threads};
+        .model_dir = dir, .device = ic_test_device(), .dtype = dtype, .threads = threads};
     ic_engine *engine = NULL;
     ic_error e = {0};
     int rc = ic_engine_open(&engine, &config, &e);
@@ -27,6 +46,15 @@ ic_engine *ic_test_engine(const char *model, const char *dtype, int threads)
 void ic_test_engine_never_stop(ic_engine *engine)
 {
     engine->config.stop_count = 0;
+}
+
+ic_engine *ic_test_engine_small(ic_grid *grid)
+{
+    ic_error e = {0};
+    ic_engine *engine = ic_test_engine("gqa2_tied_f32", NULL, 1);
+    ic_test_engine_never_stop(engine);
+    ic_assert_ok(ic_engine_grid(engine, 48, 32, 0, true, grid, &e), &e);
+    return engine;
 }
 
 ic_session *ic_test_session(ic_engine *engine, const char *policy, int cache_tokens)

@@ -21,8 +21,15 @@ typedef struct ic_test_log {
     ic_error failure;
 } ic_test_log;
 
+/* The device that engines of tests run on: "cpu", or what INFCHAT_TEST_DEVICE names. */
+const char *ic_test_device(void);
+int ic_test_device_is_there(void); /* prints which it is, or why not */
+
 /* tests/golden/models/<model>, on one thread unless said; dtype NULL: auto. Fails the test. */
 ic_engine *ic_test_engine(const char *model, const char *dtype, int threads);
+/* The small one that most tests of sessions use: one that never stops, and the grid of 48 x 32
+ * pixels for its frames. */
+ic_engine *ic_test_engine_small(ic_grid *grid);
 /* Stop tokens end no answer any more, as in the goldens' greedy runs. */
 void ic_test_engine_never_stop(ic_engine *engine);
 /* A session of this budget; policy NULL: streaming. */

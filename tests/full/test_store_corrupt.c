@@ -19,23 +19,6 @@ static uint8_t *sound;
 static size_t sound_size;
 static uint64_t random_state = 521288629u;
 
-static unsigned draw(unsigned below)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (unsigned)(random_state >> 20) % below;
-}
-
-static void fill(uint8_t *bytes, int64_t seed)
-{
-    uint64_t x = (uint64_t)seed * 0x9e3779b97f4a7c15u + 1;
-    for (size_t i = 0; i < SEGMENT_BYTES; i++) {
-        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-        bytes[i] = (uint8_t)x;
-    }
-}
-
 static void key_of(int i, uint8_t key[IC_STORE_KEY_BYTES])
 {
     char text[32];
@@ -80,7 +63,7 @@ static void make_store(void)
     write_rows(s);
     ic_assert_ok(ic_store_checkpoint_begin(s, id, &w, &e), &e);
     for (int i = 0; i < SEGMENTS; i++) {
-        fill(bytes, i);
+        ic_test_noise(bytes, SEGMENT_BYTES, i);
         ic_assert_ok(ic_store_checkpoint_segment(w, 1, bytes, sizeof bytes, &segments[i], &e), &e);
     }
     ic_store_manifest m = {.meaning = "mean",
@@ -180,7 +163,7 @@ static int check_checkpoint(ic_store *s, ic_error *e)
     assert_memory_equal(m->meaning, "mean", 4);
     assert_string_equal(m->numerics, "num");
     for (int i = 0; i < SEGMENTS && !rc; i++) {
-        fill(expected, i);
+        ic_test_noise(expected, SEGMENT_BYTES, i);
         rc = ic_store_checkpoint_read(r, (size_t)i, got, e);
         assert_true(rc || memcmp(got, expected, sizeof got) == 0);
     }
@@ -251,11 +234,11 @@ static void test_flipped_bytes(void **state)
     write_file(sound, sound_size);
     assert_int_equal(read_all(), 0);
     for (int i = 0; i < FLIPS; i++) {
-        size_t at = i < 100 ? (size_t)i : draw((unsigned)sound_size);
+        size_t at = i < 100 ? (size_t)i : ic_test_draw(&random_state, (unsigned)sound_size);
         while (i >= 100 && sound[at] == 0) /* most of a page is empty */
-            at = draw((unsigned)sound_size);
+            at = ic_test_draw(&random_state, (unsigned)sound_size);
         memcpy(bytes, sound, sound_size);
-        bytes[at] = (uint8_t)(bytes[at] ^ (1u << draw(8)));
+        bytes[at] = (uint8_t)(bytes[at] ^ (1u << ic_test_draw(&random_state, 8)));
         write_file(bytes, sound_size);
         found += read_all() > 0;
         assert_int_equal(ic_mem_live(), 0);
@@ -273,13 +256,14 @@ static void test_overwritten_stretches(void **state)
     uint8_t *bytes = malloc(sound_size);
     int found = 0;
     for (int i = 0; i < 200; i++) {
-        size_t page = 65536u * draw((unsigned)(sound_size / 65536));
-        size_t at = page + (i % 2 ? draw(65536 - 600) : 0), length = i % 2 ? 1 + draw(512) : 65536;
+        size_t page = 65536u * ic_test_draw(&random_state, (unsigned)(sound_size / 65536));
+        size_t at = page + (i % 2 ? ic_test_draw(&random_state, 65536 - 600) : 0),
+               length = i % 2 ? 1 + ic_test_draw(&random_state, 512) : 65536;
         if (page == 0 && !(i % 2))
             continue;
         memcpy(bytes, sound, sound_size);
         for (size_t k = 0; k < length; k++)
-            bytes[at + k] = i % 2 ? (uint8_t)draw(256) : 0;
+            bytes[at + k] = i % 2 ? (uint8_t)ic_test_draw(&random_state, 256) : 0;
         write_file(bytes, sound_size);
         found += read_all() > 0;
     }

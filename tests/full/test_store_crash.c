@@ -23,23 +23,6 @@ struct acknowledged {
 static char path[300];
 static uint64_t random_state = 88172645463325252u;
 
-static unsigned draw(unsigned below)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (unsigned)(random_state >> 20) % below;
-}
-
-static void fill(uint8_t *bytes, int64_t seed)
-{
-    uint64_t x = (uint64_t)seed * 0x9e3779b97f4a7c15u + 1;
-    for (size_t i = 0; i < SEGMENT_BYTES; i++) {
-        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-        bytes[i] = (uint8_t)x;
-    }
-}
-
 /* The workload leaves by this when anything is refused: the parent sees the exit status. */
 static void must(int rc, const ic_error *e)
 {
@@ -54,8 +37,8 @@ static void append_some(ic_store *s, const char *id, struct acknowledged *told)
     ic_error e = {0};
     char text[32];
     int64_t number = 0, event = 0;
-    bool batch = draw(4) > 0;
-    int count = batch ? 1 + (int)draw(20) : 1;
+    bool batch = ic_test_draw(&random_state, 4) > 0;
+    int count = batch ? 1 + (int)ic_test_draw(&random_state, 20) : 1;
     if (batch)
         must(ic_store_batch_begin(s, &e), &e);
     for (int i = 0; i < count; i++) {
@@ -83,7 +66,7 @@ static void checkpoint(ic_store *s, const char *id, struct acknowledged *told)
         must(ic_store_checkpoint_open(s, id, &r, &e), &e);
         const ic_store_manifest *m = ic_store_checkpoint_manifest(r);
         for (size_t i = 0; i < m->segment_count && count < SEGMENTS_MAX - 3; i++)
-            if (draw(3) > 0) {
+            if (ic_test_draw(&random_state, 3) > 0) {
                 segments[count] = m->segments[i];
                 memcpy(&seeds[count++], (const int64_t *)m->state + i, sizeof seeds[0]);
             }
@@ -91,12 +74,12 @@ static void checkpoint(ic_store *s, const char *id, struct acknowledged *told)
     }
     ic_store_writer *w = NULL;
     must(ic_store_checkpoint_begin(s, id, &w, &e), &e);
-    for (unsigned i = 0, more = 1 + draw(3); i < more; i++) {
+    for (unsigned i = 0, more = 1 + ic_test_draw(&random_state, 3); i < more; i++) {
         seeds[count] = told->checkpoints * 10 + i;
-        fill(bytes, seeds[count]);
+        ic_test_noise(bytes, SEGMENT_BYTES, seeds[count]);
         must(ic_store_checkpoint_segment(w, 1, bytes, sizeof bytes, &segments[count++], &e), &e);
     }
-    if (draw(8) == 0) {
+    if (ic_test_draw(&random_state, 8) == 0) {
         ic_store_checkpoint_abort(&w);
         return;
     }
@@ -139,7 +122,7 @@ static void work(const char *id, struct acknowledged told, int pipe_fd)
     ic_store *s = NULL;
     must(ic_store_open(&s, &(ic_store_config){.path = path}, &e), &e);
     for (;;) {
-        switch (draw(8)) {
+        switch (ic_test_draw(&random_state, 8)) {
         case 0:
         case 1:
             checkpoint(s, id, &told);
@@ -199,7 +182,7 @@ static void check_checkpoint(ic_store *s, const char *id, const struct acknowled
         int64_t seed;
         memcpy(&seed, (const int64_t *)m->state + i, sizeof seed);
         ic_assert_ok(ic_store_checkpoint_read(r, i, got, &e), &e);
-        fill(expected, seed);
+        ic_test_noise(expected, SEGMENT_BYTES, seed);
         assert_memory_equal(got, expected, sizeof got);
     }
     ic_store_checkpoint_close(&r);
@@ -235,14 +218,14 @@ static struct acknowledged run_and_kill(const char *id, struct acknowledged told
     int ends[2], status;
     struct acknowledged next;
     assert_int_equal(pipe(ends), 0);
-    draw(2); /* another course each time */
+    ic_test_draw(&random_state, 2); /* another course each time */
     pid_t child = fork();
     if (child == 0) {
         close(ends[0]);
         work(id, told, ends[1]);
     }
     close(ends[1]);
-    usleep(15000 + draw(90000));
+    usleep(15000 + ic_test_draw(&random_state, 90000));
     kill(child, SIGKILL);
     waitpid(child, &status, 0);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);

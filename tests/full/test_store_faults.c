@@ -292,14 +292,6 @@ static void plan(int64_t n, bool persistent, enum fault kind)
 
 static uint64_t random_state = 362436069u;
 
-static unsigned draw(unsigned below)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (unsigned)(random_state >> 20) % below;
-}
-
 static void put_back(const struct unsynced *u)
 {
     int fd = open(u->path, O_RDWR);
@@ -316,7 +308,8 @@ static void apply_again(const struct unsynced *u)
     int fd = open(u->path, O_RDWR);
     if (fd < 0)
         return;
-    int count = draw(4) ? u->count : u->count / 2 / 512 * 512; /* some are torn */
+    int count =
+        ic_test_draw(&random_state, 4) ? u->count : u->count / 2 / 512 * 512; /* some are torn */
     if (u->new_bytes)
         assert_int_equal(pwrite(fd, u->new_bytes, (size_t)count, u->at), count);
     else
@@ -336,7 +329,7 @@ static void lose_power(void)
         put_back(u);
     }
     for (int i = count - 1; i >= 0; i--)
-        if (draw(2))
+        if (ic_test_draw(&random_state, 2))
             apply_again(list[i]);
     forget_changes(NULL);
 }

@@ -21,10 +21,8 @@ static ic_grid grid;
 static int open_engine(void **state)
 {
     (void)state;
-    ic_error e = {0};
-    engine = ic_test_engine("gqa2_tied_f32", NULL, 1);
-    ic_test_engine_never_stop(engine);
-    return ic_engine_grid(engine, 48, 32, 0, true, &grid, &e);
+    engine = ic_test_engine_small(&grid);
+    return 0;
 }
 
 static int close_engine(void **state)

@@ -12,15 +12,6 @@ enum { ANSWER = 20, PIECE = 3000 };
 
 static ic_grid grid;
 
-static ic_engine *open_engine(void)
-{
-    ic_error e = {0};
-    ic_engine *engine = ic_test_engine("gqa2_tied_f32", NULL, 1);
-    ic_test_engine_never_stop(engine);
-    ic_assert_ok(ic_engine_grid(engine, 48, 32, 0, true, &grid, &e), &e);
-    return engine;
-}
-
 /* A checkpoint as a store keeps it: the last state, and all pieces so far. */
 typedef struct checkpoint {
     ic_buf state;
@@ -142,7 +133,7 @@ static void expect_same_end(const ic_session_stats *a, const ic_session_stats *b
 static void test_anywhere(void **state)
 {
     (void)state;
-    ic_engine *first = open_engine(), *second = open_engine();
+    ic_engine *first = ic_test_engine_small(&grid), *second = ic_test_engine_small(&grid);
     const int budgets[] = {512, 64};
     for (int b = 0; b < 2; b++) {
         history whole, parts;
@@ -177,7 +168,7 @@ static void test_anywhere(void **state)
 static void test_stats(void **state)
 {
     (void)state;
-    ic_engine *engine = open_engine();
+    ic_engine *engine = ic_test_engine_small(&grid);
     ic_session *s = ic_test_session(engine, NULL, 256);
     history h = {.count = 0};
     checkpoint c = {0};
@@ -212,7 +203,7 @@ static void test_stats(void **state)
 static void test_meaning(void **state)
 {
     (void)state;
-    ic_engine *engine = open_engine(), *again = open_engine();
+    ic_engine *engine = ic_test_engine_small(&grid), *again = ic_test_engine_small(&grid);
     ic_session_config c;
     char a[33], b[33];
     ic_session_config_default(engine, 256, &c);
@@ -257,7 +248,7 @@ static void test_meaning(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    ic_engine *engine = open_engine();
+    ic_engine *engine = ic_test_engine_small(&grid);
     ic_session *s = ic_test_session(engine, NULL, 256);
     history h = {.count = 0};
     checkpoint c = {0};
@@ -293,7 +284,7 @@ static void test_refusals(void **state)
 static void test_too_much_waits(void **state)
 {
     (void)state;
-    ic_engine *engine = open_engine();
+    ic_engine *engine = ic_test_engine_small(&grid);
     ic_session *s = ic_test_session(engine, NULL, 512);
     ic_error e = {0};
     ic_grid large;
@@ -316,7 +307,7 @@ static void test_too_much_waits(void **state)
 static void test_damage(void **state)
 {
     (void)state;
-    ic_engine *engine = open_engine();
+    ic_engine *engine = ic_test_engine_small(&grid);
     ic_session *s = ic_test_session(engine, NULL, 256);
     history h = {.count = 0};
     checkpoint c = {0};

@@ -1,5 +1,5 @@
 /* session_store: opening, locking, refusing, sessions. IC_NEEDS_SERVER */
-#include "ic_test.h"
+#include "ic_test_store.h"
 
 #include <fcntl.h>
 #include <grp.h>
@@ -14,7 +14,6 @@
 #include <sqlite3.h>
 
 #include "base/ic_mem.h"
-#include "session_store/ic_store.h"
 
 static char folder[280]; /* of the path given last */
 
@@ -28,14 +27,6 @@ static const char *fresh_path(void)
     return path;
 }
 
-static ic_store *open_store(const char *path)
-{
-    ic_store *s = NULL;
-    ic_error e = {0};
-    ic_assert_ok(ic_store_open(&s, &(ic_store_config){.path = path}, &e), &e);
-    return s;
-}
-
 static int try_open(const char *path, ic_error *e)
 {
     ic_store *s = NULL;
@@ -43,28 +34,6 @@ static int try_open(const char *path, ic_error *e)
     assert_true((rc == IC_OK) == (s != NULL));
     ic_store_close(&s);
     return rc;
-}
-
-/* One statement on a file that no store holds. */
-static void execute(const char *path, const char *text)
-{
-    sqlite3 *db = NULL;
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(db, text, NULL, NULL, NULL), SQLITE_OK);
-    sqlite3_close(db);
-}
-
-static int64_t ask(const char *path, const char *text)
-{
-    sqlite3 *db = NULL;
-    sqlite3_stmt *row = NULL;
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_prepare_v2(db, text, -1, &row, NULL), SQLITE_OK);
-    assert_int_equal(sqlite3_step(row), SQLITE_ROW);
-    int64_t value = sqlite3_column_int64(row, 0);
-    sqlite3_finalize(row);
-    sqlite3_close(db);
-    return value;
 }
 
 /* The whole file; caller frees. */
@@ -95,20 +64,21 @@ static void test_open_makes_a_private_store(void **state)
 {
     (void)state;
     const char *path = fresh_path();
-    ic_store *s = open_store(path);
+    ic_store *s = ic_test_store_reopen(NULL, path);
     ic_store_close(&s);
     struct stat info;
     assert_int_equal(stat(path, &info), 0);
     assert_int_equal(info.st_mode & 0777, 0600);
     assert_int_equal(stat(folder, &info), 0);
     assert_int_equal(info.st_mode & 0777, 0700);
-    assert_int_equal(ask(path, "PRAGMA page_size"), 65536);
-    assert_int_equal(ask(path, "PRAGMA auto_vacuum"), 2);
-    assert_int_equal(ask(path, "PRAGMA application_id"), 0x49436874);
-    assert_int_equal(ask(path, "PRAGMA user_version"), IC_STORE_FORMAT);
-    assert_int_equal(ask(path, "SELECT sum(1) FROM pragma_journal_mode WHERE journal_mode='wal'"),
-                     1);
-    s = open_store(path);
+    assert_int_equal(ic_test_sql_number(path, "PRAGMA page_size"), 65536);
+    assert_int_equal(ic_test_sql_number(path, "PRAGMA auto_vacuum"), 2);
+    assert_int_equal(ic_test_sql_number(path, "PRAGMA application_id"), 0x49436874);
+    assert_int_equal(ic_test_sql_number(path, "PRAGMA user_version"), IC_STORE_FORMAT);
+    assert_int_equal(
+        ic_test_sql_number(path, "SELECT sum(1) FROM pragma_journal_mode WHERE journal_mode='wal'"),
+        1);
+    s = ic_test_store_reopen(NULL, path);
     ic_error e = {0};
     ic_assert_ok(ic_store_check(s, &e), &e);
     ic_store_close(&s);
@@ -120,7 +90,7 @@ static void test_second_opener_is_refused(void **state)
 {
     (void)state;
     const char *path = fresh_path();
-    ic_store *s = open_store(path);
+    ic_store *s = ic_test_store_reopen(NULL, path);
     ic_error e = {0};
     char link[320], pid[32];
     assert_int_equal(try_open(path, &e), IC_EBUSY);
@@ -160,7 +130,7 @@ static void test_killed_owner_gives_the_store_free(void **state)
     close(pipe_fd[1]);
     assert_int_equal(read(pipe_fd[0], &byte, 1), 0);
     close(pipe_fd[0]);
-    ic_store *s = open_store(path);
+    ic_store *s = ic_test_store_reopen(NULL, path);
     ic_store_session session;
     ic_assert_ok(ic_store_session_get(s, id, &session, &e), &e);
     ic_store_close(&s);
@@ -171,9 +141,9 @@ static void test_newer_store_is_left_alone(void **state)
 {
     (void)state;
     const char *path = fresh_path();
-    ic_store *s = open_store(path);
+    ic_store *s = ic_test_store_reopen(NULL, path);
     ic_store_close(&s);
-    execute(path, "PRAGMA user_version=3; CREATE TABLE later(x);");
+    ic_test_sql(path, "PRAGMA user_version=3; CREATE TABLE later(x);");
     size_t before, after;
     char *was = slurp(path, &before);
     ic_error e = {0};
@@ -192,7 +162,7 @@ static void test_newer_log_is_left_alone(void **state)
 {
     (void)state;
     const char *path = fresh_path();
-    ic_store *s = open_store(path);
+    ic_store *s = ic_test_store_reopen(NULL, path);
     ic_store_close(&s);
     pid_t child = fork();
     if (child == 0) { /* dies with the change in the log */
@@ -225,7 +195,7 @@ static void test_foreign_files_are_refused(void **state)
     (void)state;
     ic_error e = {0};
     const char *path = fresh_path();
-    ic_store *s = open_store(path); /* makes the folder */
+    ic_store *s = ic_test_store_reopen(NULL, path); /* makes the folder */
     ic_store_close(&s);
     FILE *f = fopen(path, "wb");
     fputs("These are my notes, not a database.\n", f);
@@ -237,12 +207,12 @@ static void test_foreign_files_are_refused(void **state)
     assert_memory_equal(text, "These are my notes", 18);
     free(text);
     unlink(path);
-    execute(path, "CREATE TABLE bookmarks(url)");
+    ic_test_sql(path, "CREATE TABLE bookmarks(url)");
     assert_int_equal(try_open(path, &e), IC_EFORMAT);
     assert_non_null(strstr(e.text, "another program"));
-    assert_int_equal(ask(path, "SELECT count(*) FROM sqlite_schema"), 1);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM sqlite_schema"), 1);
     path = fresh_path();
-    s = open_store(path);
+    s = ic_test_store_reopen(NULL, path);
     ic_store_close(&s);
     assert_int_equal(truncate(path, 70000), 0);
     assert_int_equal(try_open(path, &e), IC_EFORMAT);
@@ -254,16 +224,16 @@ static void test_half_made_store_is_finished(void **state)
 {
     (void)state;
     const char *path = fresh_path();
-    ic_store *s = open_store(path);
+    ic_store *s = ic_test_store_reopen(NULL, path);
     ic_store_close(&s);
     unlink(path);
-    execute(path,
-            "PRAGMA page_size=65536; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL");
-    s = open_store(path);
+    ic_test_sql(path,
+                "PRAGMA page_size=65536; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL");
+    s = ic_test_store_reopen(NULL, path);
     char id[IC_STORE_ID_CHARS + 1];
     new_session(s, "local", "", 1, id);
     ic_store_close(&s);
-    assert_int_equal(ask(path, "PRAGMA page_size"), 65536);
+    assert_int_equal(ic_test_sql_number(path, "PRAGMA page_size"), 65536);
 }
 
 /* Runs try_open as somebody without rights and returns its code. */
@@ -286,7 +256,7 @@ static void test_read_only_is_refused(void **state)
 {
     (void)state;
     const char *path = fresh_path();
-    ic_store *s = open_store(path);
+    ic_store *s = ic_test_store_reopen(NULL, path);
     ic_store_close(&s);
     assert_int_equal(chmod(ic_test_dir(), 0755), 0);
     assert_int_equal(chmod(folder, 0555), 0);
@@ -305,7 +275,7 @@ static void test_session_fields(void **state)
 {
     (void)state;
     const char *path = fresh_path();
-    ic_store *s = open_store(path);
+    ic_store *s = ic_test_store_reopen(NULL, path);
     char id[IC_STORE_ID_CHARS + 1];
     ic_error e = {0};
     ic_store_session session;
@@ -318,7 +288,7 @@ static void test_session_fields(void **state)
     ic_assert_ok(ic_store_session_touch(s, id, 2000, &counters, &e), &e);
     ic_assert_ok(ic_store_session_touch(s, id, 3000, NULL, &e), &e);
     ic_store_close(&s);
-    s = open_store(path);
+    s = ic_test_store_reopen(NULL, path);
     ic_assert_ok(ic_store_session_get(s, id, &session, &e), &e);
     assert_string_equal(session.id, id);
     assert_string_equal(session.owner, "ada");
@@ -359,7 +329,7 @@ static void test_session_fields(void **state)
 static void test_session_bad_words(void **state)
 {
     (void)state;
-    ic_store *s = open_store(fresh_path());
+    ic_store *s = ic_test_store_reopen(NULL, fresh_path());
     ic_error e = {0};
     char id[IC_STORE_ID_CHARS + 1], lengthy[400];
     memset(lengthy, 'x', sizeof lengthy);
@@ -393,7 +363,7 @@ static int note_title(void *arg, const ic_store_session *session)
 static void test_list(void **state)
 {
     (void)state;
-    ic_store *s = open_store(fresh_path());
+    ic_store *s = ic_test_store_reopen(NULL, fresh_path());
     ic_error e = {0};
     char a[IC_STORE_ID_CHARS + 1], b[IC_STORE_ID_CHARS + 1], c[IC_STORE_ID_CHARS + 1];
     new_session(s, "ada", "first", 10, a);
@@ -423,7 +393,7 @@ static void test_list(void **state)
 static void test_find_by_prefix(void **state)
 {
     (void)state;
-    ic_store *s = open_store(fresh_path());
+    ic_store *s = ic_test_store_reopen(NULL, fresh_path());
     ic_error e = {0};
     char ids[40][IC_STORE_ID_CHARS + 1], prefix[IC_STORE_ID_CHARS + 1];
     ic_store_session found;
@@ -471,7 +441,7 @@ static int call_back_in(void *arg, const ic_store_session *session)
 static void test_callback_may_not_reenter(void **state)
 {
     (void)state;
-    ic_store *s = open_store(fresh_path());
+    ic_store *s = ic_test_store_reopen(NULL, fresh_path());
     char id[IC_STORE_ID_CHARS + 1];
     ic_error e = {0};
     new_session(s, "ada", "", 1, id);

@@ -1,6 +1,6 @@
 /* session_store: checkpoints, their damage, and the space that deletion gives back.
  * IC_NEEDS_SERVER */
-#include "ic_test.h"
+#include "ic_test_store.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -14,7 +14,6 @@
 #include <sqlite3.h>
 
 #include "base/ic_mem.h"
-#include "session_store/ic_store.h"
 
 enum { MIB = 1 << 20 };
 
@@ -22,43 +21,6 @@ static char path[300];
 static char id[IC_STORE_ID_CHARS + 1];
 static ic_error e;
 static uint8_t big[4 * MIB];
-
-static ic_store *reopen(ic_store *s)
-{
-    ic_store_close(&s);
-    ic_assert_ok(ic_store_open(&s, &(ic_store_config){.path = path}, &e), &e);
-    return s;
-}
-
-static ic_store *start(void)
-{
-    static int count;
-    snprintf(path, sizeof path, "%s/c%d/store.db", ic_test_dir(), count++);
-    ic_store *s = reopen(NULL);
-    ic_assert_ok(ic_store_session_create(s, "local", "t", 1, 1, "", 0, id, &e), &e);
-    return s;
-}
-
-static int64_t ask(const char *text)
-{
-    sqlite3 *db = NULL;
-    sqlite3_stmt *row = NULL;
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_prepare_v2(db, text, -1, &row, NULL), SQLITE_OK);
-    assert_int_equal(sqlite3_step(row), SQLITE_ROW);
-    int64_t value = sqlite3_column_int64(row, 0);
-    sqlite3_finalize(row);
-    sqlite3_close(db);
-    return value;
-}
-
-static void execute(const char *text)
-{
-    sqlite3 *db = NULL;
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(db, text, NULL, NULL, NULL), SQLITE_OK);
-    sqlite3_close(db);
-}
 
 static int64_t file_size(const char *suffix)
 {
@@ -148,7 +110,7 @@ static void expect_segment(ic_store_reader *r, size_t index, int seed, size_t si
 static void test_round_trip(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_writer *w = NULL;
     ic_store_reader *r = NULL;
     journal(s, 5);
@@ -162,7 +124,7 @@ static void test_round_trip(void **state)
     g[2] = g[3];
     ic_store_manifest m = manifest_of(g, 3, 6);
     ic_assert_ok(ic_store_checkpoint_finish(&w, &m, &e), &e);
-    s = reopen(s);
+    s = ic_test_store_reopen(s, path);
     ic_assert_ok(ic_store_checkpoint_open(s, id, &r, &e), &e);
     const ic_store_manifest *got = ic_store_checkpoint_manifest(r);
     assert_int_equal(got->payload_version, 11);
@@ -201,7 +163,7 @@ static void test_round_trip(void **state)
 static void test_kept_segments(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_segment g[5];
     journal(s, 3);
     checkpoint(s, 10, 3, 3, g);
@@ -212,7 +174,7 @@ static void test_kept_segments(void **state)
     ic_store_segment list[3] = {g[0], g[2], g[3]};
     ic_store_manifest m = manifest_of(list, 3, 3);
     ic_assert_ok(ic_store_checkpoint_finish(&w, &m, &e), &e);
-    s = reopen(s);
+    s = ic_test_store_reopen(s, path);
     ic_store_reader *r = NULL;
     ic_assert_ok(ic_store_checkpoint_open(s, id, &r, &e), &e);
     assert_int_equal(ic_store_checkpoint_manifest(r)->segment_count, 3);
@@ -225,9 +187,9 @@ static void test_kept_segments(void **state)
     ic_assert_ok(ic_store_session_get(s, id, &session, &e), &e);
     assert_int_equal(session.journal_next, 5);
     ic_store_close(&s);
-    assert_int_equal(ask("SELECT count(*) FROM segment"), 3);
-    assert_int_equal(ask("SELECT count(*) FROM segment_data"), 3);
-    assert_int_equal(ask("SELECT count(*) FROM checkpoint"), 1);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM segment"), 3);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM segment_data"), 3);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM checkpoint"), 1);
 }
 
 /* Ensures that what is refused (foreign segments, numbers beyond the journal, oversized parts, a
@@ -235,7 +197,7 @@ static void test_kept_segments(void **state)
 static void test_refused_checkpoints_change_nothing(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     char first[IC_STORE_ID_CHARS + 1];
     ic_store_segment g[2], other[1];
     journal(s, 3);
@@ -272,14 +234,14 @@ static void test_refused_checkpoints_change_nothing(void **state)
                      IC_ELIMIT);
     ic_store_checkpoint_abort(&w);
     ic_store_checkpoint_abort(&w);
-    s = reopen(s);
+    s = ic_test_store_reopen(s, path);
     ic_store_reader *r = NULL;
     ic_assert_ok(ic_store_checkpoint_open(s, id, &r, &e), &e);
     expect_segment(r, 1, 2, 100000);
     ic_store_checkpoint_close(&r);
     assert_int_equal(ic_store_checkpoint_begin(s, "nobody", &w, &e), IC_ENOTFOUND);
     ic_store_close(&s);
-    assert_int_equal(ask("SELECT count(*) FROM segment"), 3);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM segment"), 3);
 }
 
 /* Ensures that segments left by a process that died before its manifest was swapped are gone after
@@ -287,7 +249,7 @@ static void test_refused_checkpoints_change_nothing(void **state)
 static void test_orphans_are_swept(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_segment g[2];
     checkpoint(s, 1, 2, 0, g);
     ic_store_close(&s);
@@ -305,15 +267,15 @@ static void test_orphans_are_swept(void **state)
     int status;
     waitpid(child, &status, 0);
     assert_true(WIFSIGNALED(status));
-    assert_int_equal(ask("SELECT count(*) FROM segment"), 72);
-    s = reopen(NULL);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM segment"), 72);
+    s = ic_test_store_reopen(NULL, path);
     ic_store_reader *r = NULL;
     ic_assert_ok(ic_store_checkpoint_open(s, id, &r, &e), &e);
     ic_assert_ok(ic_store_checkpoint_verify(r, &e), &e);
     ic_store_checkpoint_close(&r);
     ic_store_close(&s);
-    assert_int_equal(ask("SELECT count(*) FROM segment"), 2);
-    assert_int_equal(ask("SELECT count(*) FROM segment_data"), 2);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM segment"), 2);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM segment_data"), 2);
 }
 
 /* Ensures that closing the store gives up a checkpoint that was being written, and the former one
@@ -321,19 +283,19 @@ static void test_orphans_are_swept(void **state)
 static void test_close_gives_writers_up(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_segment g[2];
     ic_store_writer *w = NULL;
     checkpoint(s, 1, 2, 0, g);
     ic_assert_ok(ic_store_checkpoint_begin(s, id, &w, &e), &e);
     put(w, 1, 3, 1000);
-    s = reopen(s);
+    s = ic_test_store_reopen(s, path);
     ic_store_reader *r = NULL;
     ic_assert_ok(ic_store_checkpoint_open(s, id, &r, &e), &e);
     expect_segment(r, 1, 2, 100000);
     ic_store_checkpoint_close(&r);
     ic_store_close(&s);
-    assert_int_equal(ask("SELECT count(*) FROM segment"), 2);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM segment"), 2);
 }
 
 /* Ensures that one flipped byte of a segment in the file is found when it is read, with the
@@ -341,7 +303,7 @@ static void test_close_gives_writers_up(void **state)
 static void test_flipped_byte_is_found(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_segment g[3], other[1];
     char first[IC_STORE_ID_CHARS + 1], needle[24];
     checkpoint(s, 1, 3, 0, g);
@@ -360,7 +322,7 @@ static void test_flipped_byte_is_found(void **state)
     fputc(*at ^ 0x10, f);
     fclose(f);
     free(bytes);
-    s = reopen(NULL);
+    s = ic_test_store_reopen(NULL, path);
     ic_store_reader *r = NULL;
     ic_assert_ok(ic_store_checkpoint_open(s, first, &r, &e), &e);
     expect_segment(r, 0, 1, 100000);
@@ -408,13 +370,13 @@ static void test_changed_manifest_is_refused(void **state)
         {"DELETE FROM checkpoint", IC_EFORMAT},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        ic_store *s = start();
+        ic_store *s = ic_test_store_start(path, id);
         ic_store_segment g[3];
         ic_store_reader *r = NULL;
         checkpoint(s, 1, 3, 0, g);
         ic_store_close(&s);
-        execute(cases[i].damage);
-        s = reopen(NULL);
+        ic_test_sql(path, cases[i].damage);
+        s = ic_test_store_reopen(NULL, path);
         assert_int_equal(ic_store_checkpoint_open(s, id, &r, &e), cases[i].code);
         assert_null(r);
         assert_non_null(strstr(e.text, id));
@@ -426,13 +388,13 @@ static void test_changed_manifest_is_refused(void **state)
 static void test_cut_segment_is_refused(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_segment g[2];
     checkpoint(s, 1, 2, 0, g);
     ic_store_close(&s);
-    execute("UPDATE segment_data SET data = substr(data, 1, 99999) WHERE n = 1");
-    execute("DELETE FROM segment_data WHERE n = 2");
-    s = reopen(NULL);
+    ic_test_sql(path, "UPDATE segment_data SET data = substr(data, 1, 99999) WHERE n = 1");
+    ic_test_sql(path, "DELETE FROM segment_data WHERE n = 2");
+    s = ic_test_store_reopen(NULL, path);
     ic_store_reader *r = NULL;
     ic_assert_ok(ic_store_checkpoint_open(s, id, &r, &e), &e);
     assert_int_equal(ic_store_checkpoint_read(r, 0, big, &e), IC_EFORMAT);
@@ -446,7 +408,7 @@ static void test_cut_segment_is_refused(void **state)
 static void test_replaced_and_deleted_meanwhile(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_segment g[1];
     ic_store_reader *r = NULL;
     ic_store_writer *w = NULL;
@@ -462,7 +424,9 @@ static void test_replaced_and_deleted_meanwhile(void **state)
     ic_store_manifest m = manifest_of(g, 1, 0);
     assert_int_equal(ic_store_checkpoint_finish(&w, &m, &e), IC_ENOTFOUND);
     ic_store_close(&s);
-    assert_int_equal(ask("SELECT (SELECT count(*) FROM segment) + (SELECT count(*) FROM checkpoint)"
+    assert_int_equal(ic_test_sql_number(
+                         path,
+                         "SELECT (SELECT count(*) FROM segment) + (SELECT count(*) FROM checkpoint)"
                          " + (SELECT count(*) FROM segment_data)"),
                      0);
 }
@@ -472,7 +436,7 @@ static void test_replaced_and_deleted_meanwhile(void **state)
 static void test_log_stays_bounded(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_writer *w = NULL;
     ic_assert_ok(ic_store_checkpoint_begin(s, id, &w, &e), &e);
     int64_t before = file_size("-wal");
@@ -491,7 +455,7 @@ static void test_deletion_frees_disk(void **state)
 {
     (void)state;
     for (int at_once = 0; at_once < 2; at_once++) {
-        ic_store *s = start();
+        ic_store *s = ic_test_store_start(path, id);
         char victim[IC_STORE_ID_CHARS + 1];
         ic_store_segment g[8];
         ic_store_media media = {.name = "m"};
@@ -536,7 +500,7 @@ static void test_deletion_frees_disk(void **state)
 static void test_foreign_reader(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     sqlite3 *db = NULL;
     bool more = false;
     ic_store_segment g[4];
@@ -573,7 +537,7 @@ static int count_media(void *arg, const ic_store_media *m)
 static void test_fork_shares(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_segment g[2];
     ic_store_media media = {.name = "m"};
     ic_store_sizes before, after;
@@ -610,8 +574,8 @@ static void test_fork_shares(void **state)
     ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
     assert_int_equal(ic_store_session_fork(s, id, NULL, "", 5, fork_id, &e), IC_ENOTFOUND);
     ic_store_close(&s);
-    assert_int_equal(ask("SELECT count(*) FROM segment_data"), 1);
-    assert_int_equal(ask("SELECT count(*) FROM media_piece"), 1);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM segment_data"), 1);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM media_piece"), 1);
 }
 
 static int64_t stored_segments(ic_store *s)
@@ -634,7 +598,7 @@ static int note_mark(void *arg, const ic_store_mark *m)
 static void test_mark_holds(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_segment g[4];
     char copy[IC_STORE_ID_CHARS + 1], fork_id[IC_STORE_ID_CHARS + 1], whole[IC_STORE_ID_CHARS + 1];
     char names[200] = "";
@@ -649,7 +613,7 @@ static void test_mark_holds(void **state)
     ic_assert_ok(ic_store_mark_list(s, id, note_mark, names, &e), &e);
     assert_string_equal(names, "the film@7 ");
     assert_int_equal(stored_segments(s), 500010);
-    s = reopen(s); /* the sweep leaves it */
+    s = ic_test_store_reopen(s, path); /* the sweep leaves it */
     assert_int_equal(ic_store_session_fork(s, id, "no such", "", 5, fork_id, &e), IC_ENOTFOUND);
     ic_assert_ok(ic_store_session_fork(s, id, "the film", "then", 5, fork_id, &e), &e);
     strcpy(whole, id);
@@ -672,8 +636,8 @@ static void test_mark_holds(void **state)
     assert_int_equal(stored_segments(s), 300005);
     ic_assert_ok(ic_store_check(s, &e), &e);
     ic_store_close(&s);
-    assert_int_equal(ask("SELECT count(*) FROM segment_data"), 3);
-    assert_int_equal(ask("SELECT count(*) FROM session"), 1);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM segment_data"), 3);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM session"), 1);
 }
 
 static int count_session(void *arg, const ic_store_session *session)
@@ -688,7 +652,7 @@ static int count_session(void *arg, const ic_store_session *session)
 static void test_marks_are_hidden_and_go(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_segment g[4];
     ic_store_session found;
     char copy[IC_STORE_ID_CHARS + 1], name[20];
@@ -703,28 +667,29 @@ static void test_marks_are_hidden_and_go(void **state)
     assert_int_equal(ic_store_session_find(s, NULL, copy, &found, &e), IC_ENOTFOUND);
     ic_store_close(&s);
     int64_t full = file_size("");
-    execute("DELETE FROM mark WHERE name = 'mark 1'"); /* as if a crash had come between */
-    s = reopen(NULL);
+    ic_test_sql(path,
+                "DELETE FROM mark WHERE name = 'mark 1'"); /* as if a crash had come between */
+    s = ic_test_store_reopen(NULL, path);
     assert_int_equal(stored_segments(s), 4 * 400005);
     ic_assert_ok(ic_store_check(s, &e), &e);
     ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
     ic_assert_ok(ic_store_shrink(s, &e), &e);
     ic_store_close(&s);
     assert_true(file_size("") < full - 1900000);
-    assert_int_equal(ask("SELECT count(*) FROM session"), 0);
-    assert_int_equal(ask("SELECT count(*) FROM segment_data"), 0);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM session"), 0);
+    assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM segment_data"), 0);
 }
 
 /* Ensures that a mark that was changed leads nowhere, and is found by the check. */
 static void test_changed_mark_is_refused(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     char copy[IC_STORE_ID_CHARS + 1], names[200] = "";
     ic_assert_ok(ic_store_mark_add(s, id, "m", 1, 1, copy, &e), &e);
     ic_store_close(&s);
-    execute("UPDATE mark SET copy = session");
-    s = reopen(NULL);
+    ic_test_sql(path, "UPDATE mark SET copy = session");
+    s = ic_test_store_reopen(NULL, path);
     assert_int_equal(ic_store_session_fork(s, id, "m", "", 5, copy, &e), IC_EFORMAT);
     assert_int_equal(ic_store_mark_list(s, id, note_mark, names, &e), IC_EFORMAT);
     assert_int_equal(ic_store_check(s, &e), IC_EFORMAT);
@@ -745,15 +710,15 @@ static void test_changed_session_is_refused(void **state)
         "UPDATE session SET config_sum = 0",   "UPDATE session SET parent = ''",
     };
     for (size_t i = 0; i < sizeof damage / sizeof damage[0]; i++) {
-        ic_store *s = start();
+        ic_store *s = ic_test_store_start(path, id);
         ic_store_segment g[1];
         ic_store_reader *r = NULL;
         ic_store_session session;
         journal(s, 3);
         checkpoint(s, 1, 1, 1, g);
         ic_store_close(&s);
-        execute(damage[i]);
-        s = reopen(NULL);
+        ic_test_sql(path, damage[i]);
+        s = ic_test_store_reopen(NULL, path);
         assert_int_equal(ic_store_session_get(s, id, &session, &e), IC_EFORMAT);
         assert_non_null(strstr(e.text, id));
         assert_int_equal(ic_store_session_find(s, NULL, id, &session, &e), IC_EFORMAT);
@@ -762,10 +727,10 @@ static void test_changed_session_is_refused(void **state)
         assert_int_equal(ic_store_journal_read(s, id, 0, count_record, &count, &e), IC_EFORMAT);
         assert_int_equal(ic_store_check(s, &e), IC_EFORMAT);
         ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
-        s = reopen(s);
+        s = ic_test_store_reopen(s, path);
         ic_assert_ok(ic_store_check(s, &e), &e);
         ic_store_close(&s);
-        assert_int_equal(ask("SELECT count(*) FROM segment"), 0);
+        assert_int_equal(ic_test_sql_number(path, "SELECT count(*) FROM segment"), 0);
     }
 }
 
@@ -773,7 +738,7 @@ static void test_changed_session_is_refused(void **state)
 static void test_changed_media_pointer_is_refused(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_media media = {.name = "m"};
     int64_t number;
     ic_buf out;
@@ -782,8 +747,8 @@ static void test_changed_media_pointer_is_refused(void **state)
         ic_assert_ok(ic_store_media_append(s, id, number, "abc", 3, &e), &e);
     }
     ic_store_close(&s);
-    execute("UPDATE media SET held = 2 WHERE number = 1");
-    s = reopen(NULL);
+    ic_test_sql(path, "UPDATE media SET held = 2 WHERE number = 1");
+    s = ic_test_store_reopen(NULL, path);
     ic_buf_init(&out, 0);
     assert_int_equal(ic_store_media_read(s, id, 1, 0, &out, &e), IC_EFORMAT);
     ic_assert_ok(ic_store_media_read(s, id, 2, 0, &out, &e), &e);

@@ -1,5 +1,5 @@
 /* session_store: journal, events, group commit, requests, transcript, media. IC_NEEDS_SERVER */
-#include "ic_test.h"
+#include "ic_test_store.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,38 +9,10 @@
 
 #include "base/ic_clock.h"
 #include "base/ic_mem.h"
-#include "session_store/ic_store.h"
 
 static char path[300];
 static char id[IC_STORE_ID_CHARS + 1];
 static ic_error e;
-
-static ic_store *reopen(ic_store *s)
-{
-    ic_store_close(&s);
-    ic_assert_ok(ic_store_open(&s, &(ic_store_config){.path = path}, &e), &e);
-    return s;
-}
-
-/* A fresh store with one session. */
-static ic_store *start(void)
-{
-    static int count;
-    snprintf(path, sizeof path, "%s/r%d/store.db", ic_test_dir(), count++);
-    ic_store *s = reopen(NULL);
-    ic_assert_ok(ic_store_session_create(s, "local", "t", 1, 1, "", 0, id, &e), &e);
-    return s;
-}
-
-/* One statement behind the closed store's back. */
-static void execute(const char *text)
-{
-    sqlite3 *db = NULL;
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(db, text, NULL, NULL, NULL), SQLITE_OK);
-    assert_true(sqlite3_changes(db) > 0);
-    sqlite3_close(db);
-}
 
 struct seen {
     int count;
@@ -99,7 +71,7 @@ static int64_t emit(ic_store *s, int64_t time_us, const char *text)
 static void test_journal(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     static char large[300000];
     memset(large, 'x', sizeof large);
     uint8_t key[IC_STORE_KEY_BYTES] = "0123456789abcde";
@@ -109,7 +81,7 @@ static void test_journal(void **state)
     ic_assert_ok(ic_store_journal_append(s, id, 1, 5, NULL, large, sizeof large, &number, &e), &e);
     ic_assert_ok(ic_store_journal_append(s, id, 9, 5, key, "keyed", 5, &number, &e), &e);
     assert_int_equal(number, 4);
-    s = reopen(s);
+    s = ic_test_store_reopen(s, path);
     struct seen seen = journal(s, 0);
     assert_int_equal(seen.count, 4);
     assert_int_equal(seen.first, 1);
@@ -149,24 +121,24 @@ static void test_damaged_records_are_named(void **state)
         {"UPDATE journal SET number = 4 WHERE number = 3", "record 3 is missing"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        ic_store *s = start();
+        ic_store *s = ic_test_store_start(path, id);
         log_text(s, "one");
         log_text(s, "two");
         log_text(s, "three");
         ic_store_close(&s);
-        execute(cases[i].damage);
-        s = reopen(NULL);
+        assert_true(ic_test_sql(path, cases[i].damage) > 0);
+        s = ic_test_store_reopen(NULL, path);
         struct seen seen = {0};
         assert_int_equal(ic_store_journal_read(s, id, 0, note, &seen, &e), IC_EFORMAT);
         assert_non_null(strstr(e.text, cases[i].says));
         assert_int_equal(ic_store_check(s, &e), IC_EFORMAT);
         ic_store_close(&s);
     }
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     emit(s, 1, "event");
     ic_store_close(&s);
-    execute("UPDATE event SET payload = CAST('Event' AS BLOB)");
-    s = reopen(NULL);
+    assert_true(ic_test_sql(path, "UPDATE event SET payload = CAST('Event' AS BLOB)") > 0);
+    s = ic_test_store_reopen(NULL, path);
     struct seen seen = {0};
     assert_int_equal(ic_store_event_read(s, id, 0, note, &seen, &e), IC_EFORMAT);
     assert_int_equal(seen.count, 0);
@@ -189,7 +161,7 @@ static int refuse(void *arg, const ic_store_record *r)
 static void test_reading_stops(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     for (int i = 0; i < 5; i++)
         log_text(s, "x");
     int count = 0;
@@ -205,7 +177,7 @@ static void test_reading_stops(void **state)
 static void test_events_and_retention(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     int64_t dropped = -1;
     log_text(s, "journal numbers are others");
     for (int i = 1; i <= 10; i++)
@@ -216,7 +188,7 @@ static void test_events_and_retention(void **state)
     assert_int_equal(dropped, 5);
     ic_assert_ok(ic_store_event_trim(s, id, 0, 80, &dropped, &e), &e);
     assert_int_equal(dropped, 2); /* the event of time 80 is too young */
-    s = reopen(s);
+    s = ic_test_store_reopen(s, path);
     struct seen seen = {0};
     assert_int_equal(ic_store_event_read(s, id, 7, note, &seen, &e), IC_ENOTFOUND);
     assert_non_null(strstr(e.text, "the first is 8"));
@@ -238,7 +210,7 @@ static void test_events_and_retention(void **state)
 static void test_batch_is_one_commit(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     uint64_t before = ic_store_commits(s);
     ic_assert_ok(ic_store_batch_begin(s, &e), &e);
     for (int i = 0; i < 50; i++) {
@@ -261,7 +233,7 @@ static void test_batch_is_one_commit(void **state)
     assert_int_equal(journal(s, 0).count, 52);
     ic_assert_ok(ic_store_batch_begin(s, &e), &e);
     log_text(s, "undone too");
-    s = reopen(s);
+    s = ic_test_store_reopen(s, path);
     assert_int_equal(journal(s, 0).count, 52);
     assert_int_equal(events(s, 0).count, 50);
     ic_store_close(&s);
@@ -272,7 +244,7 @@ static void test_batch_is_one_commit(void **state)
 static void test_batch_survives_a_refusal(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     bool more;
     ic_store_writer *w = NULL;
     ic_assert_ok(ic_store_batch_begin(s, &e), &e);
@@ -285,7 +257,7 @@ static void test_batch_survives_a_refusal(void **state)
     assert_int_equal(ic_store_check(s, &e), IC_EINVAL);
     log_text(s, "after");
     ic_assert_ok(ic_store_batch_commit(s, &e), &e);
-    s = reopen(s);
+    s = ic_test_store_reopen(s, path);
     assert_int_equal(journal(s, 0).count, 2);
     ic_store_close(&s);
 }
@@ -295,7 +267,7 @@ static void test_batch_survives_a_refusal(void **state)
 static void test_full_store(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_close(&s);
     ic_store_config config = {.path = path, .limit_bytes = 6 << 20};
     ic_assert_ok(ic_store_open(&s, &config, &e), &e);
@@ -316,7 +288,7 @@ static void test_full_store(void **state)
     assert_int_equal(committed, rc); /* kept or lost together */
     assert_int_equal(journal(s, 0).count, kept + (committed == IC_OK ? 2 : 0));
     ic_store_close(&s);
-    s = reopen(NULL);
+    s = ic_test_store_reopen(NULL, path);
     ic_assert_ok(ic_store_journal_append(s, id, 1, 1, NULL, bytes, 1 << 20, NULL, &e), &e);
     free(bytes);
     ic_store_close(&s);
@@ -371,7 +343,7 @@ static int update(ic_store *s, const char *key, const char *session, int64_t fir
 static void test_requests_exactly_once(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_request r;
     assert_int_equal(find(s, "k1", "ask what"), IC_STORE_NEW);
     assert_int_equal(find(s, "k1", "ask what"), IC_STORE_NEW);
@@ -384,7 +356,7 @@ static void test_requests_exactly_once(void **state)
     assert_int_equal(r.state, IC_STORE_PENDING);
     ic_assert_ok(update(s, "k1", NULL, 4, 0, NULL), &e);
     ic_assert_ok(update(s, "k1", NULL, 0, 9, "fine"), &e);
-    s = reopen(s);
+    s = ic_test_store_reopen(s, path);
     assert_int_equal(admit(s, "k1", "ask what", 3, id, &r), IC_STORE_SAME);
     assert_int_equal(r.state, IC_STORE_DONE);
     assert_int_equal(r.first_event, 4);
@@ -411,7 +383,7 @@ static void test_requests_exactly_once(void **state)
 static void test_requests_pending_and_deleted(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     struct requests seen = {0};
     ic_store_request r;
     admit(s, "a", "1", 1, id, NULL);
@@ -455,15 +427,15 @@ static void test_changed_request_is_refused(void **state)
         "UPDATE request SET time_us = 1",
     };
     for (size_t i = 0; i < sizeof damage / sizeof damage[0]; i++) {
-        ic_store *s = start();
+        ic_store *s = ic_test_store_start(path, id);
         uint8_t key[IC_STORE_KEY_BYTES] = "k", content[IC_STORE_KEY_BYTES];
         ic_store_verdict verdict;
         ic_store_hash("x", 1, content);
         admit(s, "k", "x", 1, id, NULL);
         ic_assert_ok(update(s, "k", NULL, 3, 4, "fine"), &e);
         ic_store_close(&s);
-        execute(damage[i]);
-        s = reopen(NULL);
+        assert_true(ic_test_sql(path, damage[i]) > 0);
+        s = ic_test_store_reopen(NULL, path);
         assert_int_equal(ic_store_request_admit(s, key, content, 1, id, 1, &verdict, NULL, &e),
                          IC_EFORMAT);
         ic_assert_ok(ic_store_request_expire(s, 0, INT64_MAX / 2, &e), &e);
@@ -488,7 +460,7 @@ static int note_turn(void *arg, const ic_store_turn *t)
 static void test_transcript(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     char text[256] = "";
     ic_store_turn user = {.role = IC_STORE_USER, .text = "Was ist das?", .text_bytes = 12};
     ic_store_turn answer = {.role = IC_STORE_ASSISTANT,
@@ -505,7 +477,7 @@ static void test_transcript(void **state)
     ic_assert_ok(ic_store_turn_append(s, id, &user, &number, &e), &e);
     ic_assert_ok(ic_store_turn_append(s, id, &answer, &number, &e), &e);
     assert_int_equal(number, 2);
-    s = reopen(s);
+    s = ic_test_store_reopen(s, path);
     ic_assert_ok(ic_store_turn_read(s, id, 0, note_turn, text, &e), &e);
     assert_string_equal(text, "1:2:Was ist das?::0 2:3:Ein Fisch.:{}:31 ");
     text[0] = '\0';
@@ -513,8 +485,8 @@ static void test_transcript(void **state)
     assert_string_equal(text, "2:3:Ein Fisch.:{}:31 ");
     assert_int_equal(ic_store_turn_append(s, "nobody", &user, NULL, &e), IC_ENOTFOUND);
     ic_store_close(&s);
-    execute("UPDATE turn SET text = 'Ein Fasch.' WHERE number = 2");
-    s = reopen(NULL);
+    assert_true(ic_test_sql(path, "UPDATE turn SET text = 'Ein Fasch.' WHERE number = 2") > 0);
+    s = ic_test_store_reopen(NULL, path);
     assert_int_equal(ic_store_turn_read(s, id, 0, note_turn, text, &e), IC_EFORMAT);
     assert_non_null(strstr(e.text, "turn 2 is damaged"));
     ic_store_close(&s);
@@ -534,7 +506,7 @@ static int copy_media(void *arg, const ic_store_media *m)
 static void test_media(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     ic_store_media m = {.kind = 2,
                         .time_us = 3,
                         .name = "pond.mp4",
@@ -561,7 +533,7 @@ static void test_media(void **state)
     m.times = "0.0 0.5";
     m.times_bytes = 7;
     ic_assert_ok(ic_store_media_put(s, id, &m, NULL, &e), &e);
-    s = reopen(s);
+    s = ic_test_store_reopen(s, path);
     ic_store_media got = {0};
     ic_assert_ok(ic_store_media_list(s, id, 1, copy_media, &got, &e), &e);
     assert_int_equal(got.number, 1);
@@ -582,8 +554,9 @@ static void test_media(void **state)
     m.number = 5;
     assert_int_equal(ic_store_media_put(s, id, &m, NULL, &e), IC_ENOTFOUND);
     ic_store_close(&s);
-    execute("UPDATE media_piece SET data = zeroblob(bytes) WHERE piece = 1");
-    s = reopen(NULL);
+    assert_true(ic_test_sql(path, "UPDATE media_piece SET data = zeroblob(bytes) WHERE piece = 1")
+                > 0);
+    s = ic_test_store_reopen(NULL, path);
     assert_int_equal(ic_store_media_read(s, id, 1, 1, &out, &e), IC_EFORMAT);
     assert_non_null(strstr(e.text, "piece 1 of media entry 1"));
     ic_assert_ok(ic_store_media_drop(s, id, 1, &e), &e);
@@ -600,7 +573,7 @@ static void test_media(void **state)
 static void test_sizes(void **state)
 {
     (void)state;
-    ic_store *s = start();
+    ic_store *s = ic_test_store_start(path, id);
     char other[IC_STORE_ID_CHARS + 1];
     ic_store_sizes sizes;
     ic_assert_ok(ic_store_session_create(s, "bob", "", 1, 1, "", 0, other, &e), &e);
