@@ -674,7 +674,7 @@ void talk_verdict(talk *t, talk_unit *u, const ic_job_write *done)
             t->head.turns--;
         talk_turn_free(&turn);
     }
-    if (u->request->msg.verb == IC_WIRE_MEDIA)
+    if (u->media) /* it was to begin a source. A repetition that finds the source there does not */
         talk_source_refused(t);
     if (done->verdict == IC_STORE_SAME)
         repeat(t, u->request, done);

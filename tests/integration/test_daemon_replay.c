@@ -184,11 +184,70 @@ static void a_question_taken_back_counts_nothing(void **state)
     stop_daemon(&d);
 }
 
+/* One piece of an upload: all of it. */
+static void send_clip(talker *t, const char *id, uint64_t media, const uint8_t *bytes, size_t size)
+{
+    ic_wire_msg m;
+    ic_wire_msg_init(&m, IC_WIRE_DATA);
+    ic_wire_put(&m.data, data, session, id);
+    ic_wire_put(&m.data, data, media, media);
+    ic_wire_put(&m.data, data, offset, 0);
+    ic_wire_put(&m.data, data, last, true);
+    send_msg(t, &m, bytes, size);
+}
+
+/* A client that lost its connection repeats its MEDIA while the server reads that source: it is
+ * told how far the source is, and the source goes on to its end. */
+static void a_repeated_source_goes_on(void **state)
+{
+    (void)state;
+    static uint8_t clip[IC_WIRE_PIECE_MAX];
+    FILE *f = fopen(IC_SOURCE_DIR "/models/demo/eval/demo_a.mp4", "rb");
+    assert_non_null(f);
+    size_t size = fread(clip, 1, sizeof clip, f);
+    assert_true(feof(f) && size > 1000);
+    fclose(f);
+    daemon_process d;
+    prepare(&d, "media");
+    start_daemon(&d, tiny_model(), NULL);
+    talker *first_client = connect_talker(&d), *t = connect_talker(&d);
+    char id[64];
+    new_session(t, id);
+    ic_wire_id key = random_id();
+    uint64_t media = 0;
+    for (int i = 0; i < 3; i++) {
+        ic_wire_msg m, reply;
+        ic_wire_msg_init(&m, IC_WIRE_MEDIA);
+        ic_wire_put(&m.media, media, session, id);
+        ic_wire_put(&m.media, media, kind, IC_WIRE_KIND_UPLOAD);
+        ic_wire_put(&m.media, media, name, "demo_a.mp4");
+        ic_wire_put(&m.media, media, size, (uint64_t)size);
+        ic_wire_msg_set_key(&m, &key);
+        must(i ? t : first_client, &m, &reply);
+        media = media ? media : reply.ok.media;
+        assert_int_equal(reply.ok.media, media);
+        assert_int_equal(ic_wire_get(&reply.ok, ok, repeated, false), i > 0);
+        assert_true(ic_wire_get(&reply.ok, ok, until, 0) > 0);
+        ic_wire_msg_fini(&reply);
+        if (i == 0)
+            disconnect_talker(&first_client);
+    }
+    attach(t, id, 1, 0);
+    send_clip(t, id, media, clip, size);
+    ic_wire_msg m;
+    assert_true(next_event(t, id, IC_WIRE_EVENT_MEDIA_END, &m, 20000));
+    assert_true(m.event.media.frames_seen > 10);
+    ic_wire_msg_fini(&m);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_empty_answer_is_counted_once),
         cmocka_unit_test(a_question_taken_back_counts_nothing),
+        cmocka_unit_test(a_repeated_source_goes_on),
     };
     return cmocka_run_group_tests(tests, daemon_setup, daemon_teardown);
 }
