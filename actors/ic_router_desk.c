@@ -50,7 +50,8 @@ static uint32_t read_settings(const ic_wire_settings *w, ic_session_config *c)
         .pool = at_most_int(ic_wire_get(w, settings, pool, 0)),
         .per_layer = ic_wire_get(w, settings, granularity, 0),
         .frames = at_most_int(ic_wire_get(w, settings, frames, 0)),
-        .positions = ic_wire_get(w, settings, positions, 0)};
+        .positions = ic_wire_get(w, settings, positions, 0),
+        .frame_unit = IC_FRAME_TOKENS + ic_wire_get(w, settings, frame_unit, 0)};
     const bool given[IC_SETTINGS] = {
         [IC_SET_SINKS] = ic_wire_has(w, settings, sinks),
         [IC_SET_WINDOW] = c->window,
@@ -61,6 +62,7 @@ static uint32_t read_settings(const ic_wire_settings *w, ic_session_config *c)
         [IC_SET_PER_LAYER] = ic_wire_has(w, settings, granularity),
         [IC_SET_FRAMES] = c->frames,
         [IC_SET_POSITIONS] = ic_wire_has(w, settings, positions),
+        [IC_SET_FRAME_UNIT] = ic_wire_has(w, settings, frame_unit),
     };
     uint32_t set = 0;
     for (int i = 0; i < IC_SETTINGS; i++)
@@ -84,6 +86,7 @@ static void write_settings(const ic_session_config *config, ic_wire_settings *w)
     ic_wire_put(&all, settings, granularity, c.per_layer);
     ic_wire_put(&all, settings, frames, (uint64_t)c.frames);
     ic_wire_put(&all, settings, positions, c.positions);
+    ic_wire_put(&all, settings, frame_unit, c.frame_unit - IC_FRAME_TOKENS);
     static const int field[IC_SETTINGS] = {[IC_SET_SINKS] = IC_WIRE_F_settings_sinks,
                                            [IC_SET_WINDOW] = IC_WIRE_F_settings_window,
                                            [IC_SET_RECENT] = IC_WIRE_F_settings_recent_pct,
@@ -92,7 +95,8 @@ static void write_settings(const ic_session_config *config, ic_wire_settings *w)
                                            [IC_SET_POOL] = IC_WIRE_F_settings_pool,
                                            [IC_SET_PER_LAYER] = IC_WIRE_F_settings_granularity,
                                            [IC_SET_FRAMES] = IC_WIRE_F_settings_frames,
-                                           [IC_SET_POSITIONS] = IC_WIRE_F_settings_positions};
+                                           [IC_SET_POSITIONS] = IC_WIRE_F_settings_positions,
+                                           [IC_SET_FRAME_UNIT] = IC_WIRE_F_settings_frame_unit};
     for (int i = 0; i < IC_SETTINGS; i++)
         if (!(used >> i & 1))
             all.has &= ~(UINT64_C(1) << field[i]);
@@ -120,6 +124,8 @@ static int make_cache(router *r, const ic_wire_new *m, ic_session_config *c, ic_
         return ic_error_set(e, IC_EINVAL, "granularity is head or layer");
     if (given >> IC_SET_POSITIONS & 1 && wish.positions < 0)
         return ic_error_set(e, IC_EINVAL, "positions are compact or original");
+    if (given >> IC_SET_FRAME_UNIT & 1 && wish.frame_unit < IC_FRAME_TOKENS)
+        return ic_error_set(e, IC_EINVAL, "frame_unit is tokens or whole");
     ic_session_config_take(c, &wish, given);
     int rc = ic_session_config_check(r->args->limits.engine, c, e);
     if (rc == IC_OK)

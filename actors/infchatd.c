@@ -218,7 +218,8 @@ static void fill_settings(const ic_config *c, ic_sched_args *a)
                             .pool = (int)c->session_pool,
                             .per_layer = layer,
                             .frames = (int)c->session_frames,
-                            .positions = original};
+                            .positions = original,
+                            .frame_unit = unit};
     const bool given[IC_SETTINGS] = {[IC_SET_SINKS] = c->session_sinks != SINKS,
                                      [IC_SET_WINDOW] = c->session_window > 0,
                                      [IC_SET_RECENT] = c->session_recent_pct >= 0,
@@ -227,7 +228,8 @@ static void fill_settings(const ic_config *c, ic_sched_args *a)
                                      [IC_SET_POOL] = c->session_pool > 0,
                                      [IC_SET_PER_LAYER] = layer,
                                      [IC_SET_FRAMES] = c->session_frames > 0,
-                                     [IC_SET_POSITIONS] = original};
+                                     [IC_SET_POSITIONS] = original,
+                                     [IC_SET_FRAME_UNIT] = unit};
     for (int i = 0; i < IC_SETTINGS; i++)
         a->given |= (uint32_t)given[i] << i;
 }

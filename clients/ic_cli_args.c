@@ -77,6 +77,7 @@ typedef enum option {
     O_GRANULARITY,
     O_FRAMES,
     O_POSITIONS,
+    O_FRAME_UNIT,
     O_SYSTEM,
     O_FPS,
     O_FROM,
@@ -123,6 +124,8 @@ static const struct {
     [O_GRANULARITY] = {"granularity", "head|layer", "what decides for itself", BIT(IC_CLI_NEW)},
     [O_FRAMES] = {"frames", "N", "frame groups that recent-frames keeps", BIT(IC_CLI_NEW)},
     [O_POSITIONS] = {"positions", "compact|original", "of what it keeps", BIT(IC_CLI_NEW)},
+    [O_FRAME_UNIT] = {"frame-unit", "tokens|whole", "what of a frame stays or leaves together",
+                      BIT(IC_CLI_NEW)},
     [O_SYSTEM] = {"system", "TEXT", "the system prompt", BIT(IC_CLI_NEW)},
     [O_FPS] = {"fps", "N", "frames sampled per second", FEEDING},
     [O_FROM] = {"from", "TIME", "begin there (seconds or H:MM:SS)", FEEDING},
@@ -315,6 +318,9 @@ static bool set_option(ic_cli_args *a, option o, const char *value)
     case O_POSITIONS:
         ic_wire_put(&a->settings, settings, positions, ic_wire_word_of("positions", value));
         return a->settings.positions >= 0;
+    case O_FRAME_UNIT:
+        ic_wire_put(&a->settings, settings, frame_unit, ic_wire_word_of("frame_unit", value));
+        return a->settings.frame_unit >= 0;
     case O_FROM:
         is_time = ic_cli_args_time(value, &us);
         ic_wire_put(&a->media, media, from_us, us);

@@ -286,6 +286,10 @@ int ic_config_check(const ic_config *c, ic_error *e)
         && strcmp(c->session_positions, "original") != 0)
         return ic_error_set(e, IC_EINVAL, "session.positions = %s: compact or original",
                             c->session_positions);
+    if (strcmp(c->session_frame_unit, "auto") != 0 && strcmp(c->session_frame_unit, "tokens") != 0
+        && strcmp(c->session_frame_unit, "whole") != 0)
+        return ic_error_set(e, IC_EINVAL, "session.frame_unit = %s: auto, tokens or whole",
+                            c->session_frame_unit);
     if (c->session_max_resident > c->session_max_active)
         return ic_error_set(e, IC_EINVAL,
                             "session.max_resident (%lld) is more than session.max_active (%lld)",

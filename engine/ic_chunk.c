@@ -390,7 +390,7 @@ static chunk chunk_of(const ic_session *s, int entered)
     int rows = c.end - c.first, before = ic_slab_used(s->slab) - entered;
     bool needed = s->config.smooth_pct > 0 || s->current.kind == IC_INPUT_ASK
                   || before + rows > s->config.cache_tokens;
-    if (s->policy->score == IC_SCORE_WINDOW && s->current.kind != IC_INPUT_CLOSE && needed)
+    if (ic_score_is_windowed(s->policy->score) && s->current.kind != IC_INPUT_CLOSE && needed)
         c.window = rows < s->config.window ? rows : s->config.window;
     return c;
 }

@@ -3,8 +3,9 @@
 #include <string.h>
 
 static const ic_policy *const policies[] = {
-    &ic_policy_full,   &ic_policy_streaming, &ic_policy_saddle, &ic_policy_saddle_paper,
-    &ic_policy_window, &ic_policy_h2o,       &ic_policy_snapkv, &ic_policy_recent_frames};
+    &ic_policy_full,    &ic_policy_streaming, &ic_policy_saddle, &ic_policy_saddle_paper,
+    &ic_policy_window,  &ic_policy_h2o,       &ic_policy_snapkv, &ic_policy_recent_frames,
+    &ic_policy_cascade, &ic_policy_corm};
 
 const ic_policy *ic_policy_find(const char *name)
 {
@@ -17,7 +18,8 @@ const ic_policy *ic_policy_find(const char *name)
 
 const char *ic_policy_names(void)
 {
-    return "full, streaming, saddle, saddle-paper, window, h2o, snapkv, recent-frames";
+    return "full, streaming, saddle, saddle-paper, window, h2o, snapkv, recent-frames, "
+           "cascade, corm";
 }
 
 /* "None" where the policy has none anyway is the same setting, and one value. */
@@ -37,6 +39,8 @@ void ic_policy_settle(ic_session_config *c)
     c->bias_pct = settled(c->bias_pct, p->bias_pct);
     c->smooth_pct = settled(c->smooth_pct, p->smooth_pct);
     c->pool = c->pool ? c->pool : p->pool;
+    if (!c->frame_unit)
+        c->frame_unit = p->frame_unit ? p->frame_unit : IC_FRAME_TOKENS;
 }
 
 int ic_policy_admit(const ic_policy *p, const ic_session_config *c, int used, int64_t rows,

@@ -29,6 +29,7 @@ typedef struct ic_policy {
     /* Its own values of the settings of that name (ic_session_config), where nothing else is said.
      */
     int recent_pct, bias_pct, smooth_pct, pool;
+    int frame_unit;    /* 0: tokens */
     uint32_t settings; /* that it has a use for: IC_USES */
     /* What is to stay. NULL: everything; then `refuse` says what does not fit. */
     void (*plan)(const ic_session_config *c, ic_plan *plan);
@@ -46,6 +47,8 @@ extern const ic_policy ic_policy_window;
 extern const ic_policy ic_policy_h2o;
 extern const ic_policy ic_policy_snapkv;
 extern const ic_policy ic_policy_recent_frames;
+extern const ic_policy ic_policy_cascade;
+extern const ic_policy ic_policy_corm;
 
 /* The policy of that name; NULL if none. Borrows: static. */
 const ic_policy *ic_policy_find(const char *name);

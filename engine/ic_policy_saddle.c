@@ -23,10 +23,14 @@ static void build_plan(const ic_session_config *c, ic_plan *plan)
                       .scored = true,
                       .bias = c->bias_pct > 0 ? (float)c->bias_pct / 100.0f : 0.0f,
                       .pool = c->pool,
-                      .per_layer = c->per_layer};
+                      .per_layer = c->per_layer,
+                      .whole = c->frame_unit == IC_FRAME_WHOLE};
 }
 
-enum { USES = IC_USES_SINKS | IC_USES_RECENT | IC_USES_SCORES | IC_USES(IC_SET_BIAS) };
+enum {
+    USES = IC_USES_SINKS | IC_USES_RECENT | IC_USES_SCORES | IC_USES(IC_SET_BIAS)
+           | IC_USES(IC_SET_FRAME_UNIT)
+};
 
 const ic_policy ic_policy_saddle = {.name = "saddle",
                                     .score = IC_SCORE_WINDOW,

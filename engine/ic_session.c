@@ -46,7 +46,7 @@ static ic_score_kind score_kind(const ic_session_config *c)
 static size_t window_bytes(const ic_engine *engine, const ic_session_config *c)
 {
     const ic_text_config *t = &engine->config.text;
-    if (score_kind(c) != IC_SCORE_WINDOW)
+    if (!ic_score_is_windowed(score_kind(c)))
         return 0;
     return (size_t)t->layers * (size_t)(c->window ? c->window : IC_POLICY_WINDOW) * (size_t)t->heads
            * (size_t)t->head_dim * sizeof(float);
@@ -91,7 +91,7 @@ static int make_scores(ic_session *s, ic_error *e)
     int64_t rows = s->config.window, cols = (int64_t)t->heads * t->head_dim;
     float smooth = s->config.smooth_pct > 0 ? (float)s->config.smooth_pct / 100.0f : 0.0f;
     int rc = ic_slab_keep_scores(s->slab, s->policy->score, smooth, e);
-    if (rc || s->policy->score != IC_SCORE_WINDOW)
+    if (rc || !ic_score_is_windowed(s->policy->score))
         return rc;
     s->window_data = ic_device_alloc(s->engine->device, window_bytes(s->engine, &s->config));
     if (!s->window_data)

@@ -17,6 +17,11 @@ typedef enum ic_positions {
     IC_POSITIONS_ORIGINAL /* as the rows came, with gaps; ends at the trained length */
 } ic_positions;
 
+typedef enum ic_frame_unit {
+    IC_FRAME_TOKENS = 1, /* patches stay and leave one by one */
+    IC_FRAME_WHOLE       /* the patches of a frame group stay or leave together */
+} ic_frame_unit;
+
 typedef struct ic_session_config {
     char policy[24];            /* a name that ic_policy_names lists */
     int cache_tokens;           /* budget between chunks */
@@ -37,6 +42,7 @@ typedef struct ic_session_config {
     int per_layer;  /* 1: all kv heads of a layer keep the same rows; 0: each its own */
     int frames;     /* groups that recent-frames keeps; 0: 4 */
     int positions;  /* ic_positions */
+    int frame_unit; /* ic_frame_unit; 0 leaves it to the policy */
 } ic_session_config;
 
 /* Sensible values for this model: budget cache_tokens (0: a default within the trained length). */
@@ -54,6 +60,7 @@ typedef enum ic_setting {
     IC_SET_PER_LAYER,
     IC_SET_FRAMES,
     IC_SET_POSITIONS,
+    IC_SET_FRAME_UNIT,
     IC_SETTINGS
 } ic_setting;
 const char *ic_setting_name(ic_setting setting); /* Borrows: static */
@@ -68,8 +75,8 @@ IC_MUST_CHECK int ic_session_config_check_used(const ic_session_config *c, uint3
                                                ic_error *e);
 /* The set of settings that its policy has a use for. */
 uint32_t ic_session_config_used(const ic_session_config *c);
-/* Settings as bytes, a count first: a later build reads what an earlier one wrote, and leaves what
- * that did not know as it is in *c. IC_EVERSION: more than this build knows; IC_EFORMAT. */
+/* Settings as bytes, a count first: a later build reads what an earlier one wrote; what that did
+ * not know is as it was then. IC_EVERSION: more than this build knows; IC_EFORMAT. */
 int ic_session_config_save_settings(const ic_session_config *c, ic_buf *out);
 IC_MUST_CHECK int ic_session_config_load_settings(ic_session_config *c, ic_cursor *in, ic_error *e);
 /* What differs, as text: "window 32, now 16; pool 15, now 1"; empty: nothing does. */

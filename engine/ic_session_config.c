@@ -44,6 +44,7 @@ static const setting_row settings[IC_SETTINGS] = {
     [IC_SET_PER_LAYER] = {"granularity", SETTING(per_layer), 0, 1, "0 is head, 1 is layer"},
     [IC_SET_FRAMES] = {"frames", SETTING(frames), 0, CACHE_MAX, "0 leaves it to the policy"},
     [IC_SET_POSITIONS] = {"positions", SETTING(positions), 0, 1, "0 is compact, 1 is original"},
+    [IC_SET_FRAME_UNIT] = {"frame_unit", SETTING(frame_unit), 0, 2, "1 is tokens, 2 is whole"},
 };
 
 static int *value_of(ic_session_config *c, int i)
@@ -115,6 +116,7 @@ void ic_session_config_settle_old(ic_session_config *c)
                {"recent-frames", 50, 0, 0}};
     c->window = c->window ? c->window : 32;
     c->frames = c->frames ? c->frames : 4;
+    c->frame_unit = IC_FRAME_TOKENS;
     for (size_t i = 0; i < sizeof old / sizeof *old; i++) {
         if (strcmp(old[i].policy, c->policy) != 0)
             continue;
@@ -152,6 +154,7 @@ int ic_session_config_load_settings(ic_session_config *c, ic_cursor *in, ic_erro
                             "%u settings of the cache where this build knows %d: use the version "
                             "of infchatd that wrote them, or a later one",
                             count, IC_SETTINGS);
+    c->frame_unit = IC_FRAME_TOKENS; /* what was not written down yet is as it was then */
     for (uint32_t i = 0; !in->status && i < count; i++)
         *value_of(c, (int)i) = (int)ic_cursor_u32(in);
     return in->status ? ic_error_set(e, IC_EFORMAT, "settings of the cache end early") : IC_OK;
@@ -272,6 +275,8 @@ void ic_session_meaning(const ic_engine *engine, const ic_session_config *config
                      c->smooth_pct, c->pool, c->per_layer, c->frames);
     if (c->positions) /* later settings only where they are used: who has none keeps his meaning */
         n += snprintf(text + n, sizeof text - (size_t)n, "/original");
+    if (c->frame_unit == IC_FRAME_WHOLE)
+        n += snprintf(text + n, sizeof text - (size_t)n, "/whole");
     XXH128_hash_t h = XXH3_128bits(text, (size_t)n);
     snprintf(hex, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
 }

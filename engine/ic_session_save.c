@@ -371,7 +371,7 @@ static int load_config_new(reader *r, ic_session_config *was)
 
 static int load_config(const ic_session *s, reader *r)
 {
-    ic_session_config was = {.policy = ""};
+    ic_session_config was = {.frame_unit = IC_FRAME_TOKENS};
     uint32_t bytes = 0;
     int rc = IC_OK;
     const char *policy = ic_cursor_blob(&r->c, &bytes);

@@ -114,7 +114,7 @@ int ic_op_attention_prefill_scored(ic_device *d, ic_slab *s, int layer, int head
                                    ic_mat *y)
 {
     IC_ASSERT(window >= 0 && window <= q->rows && (window == 0 || behind == 0));
-    IC_ASSERT(window == 0 || s->score_kind == IC_SCORE_WINDOW);
+    IC_ASSERT(window == 0 || ic_score_is_windowed(s->score_kind));
     return prefill(d, s, layer, heads, q, behind, rope, scale, window, y);
 }
 
@@ -122,7 +122,7 @@ int ic_op_attention_score(ic_device *d, ic_slab *s, int layer, int heads, const 
                           const ic_rope *rope, float scale)
 {
     check_attention(s, layer, heads, q, rope, q);
-    IC_ASSERT(s->score_kind == IC_SCORE_WINDOW);
+    IC_ASSERT(ic_score_is_windowed(s->score_kind));
     for (int h = 0; h < s->desc.kv_heads; h++)
         IC_ASSERT(ic_slab_count(s, layer, h) >= q->rows);
     return q->rows ? d->backend->attention_score(d, s, layer, heads, q, rope, scale) : 0;

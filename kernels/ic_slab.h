@@ -71,8 +71,16 @@ typedef enum ic_score_kind {
     IC_SCORE_NONE,
     IC_SCORE_WINDOW, /* attention that the last scored window paid to the row, mean over the rows
                         that see it and over the query heads; -1: none has seen it yet */
-    IC_SCORE_SUM     /* all attention paid to the row since it came, mean over the query heads */
+    IC_SCORE_SUM,    /* all attention paid to the row since it came, mean over the query heads */
+    IC_SCORE_VOTES   /* share of the last window's queries that see the row and pay it at least one
+                        part in as many as they see, over the query heads; -1: none has seen it yet */
 } ic_score_kind;
+
+/* Scores that a window of rows makes, at a chunk's end. */
+static inline bool ic_score_is_windowed(ic_score_kind kind)
+{
+    return kind == IC_SCORE_WINDOW || kind == IC_SCORE_VOTES;
+}
 
 /* From now on this (empty) slab keeps scores. smooth in [0, 1): a window's score is that part the
  * row's old score, the rest the new one. IC_ENOMEM. */
@@ -104,7 +112,15 @@ IC_MUST_CHECK int ic_slab_load_positions(ic_slab *s, int32_t limit, ic_cursor *i
  * and the newest `frames` groups, each whole or not at all; else the newest `recent` rows and all
  * that have no score, newest first; then, with `scored`, the others from the highest score down,
  * of equal ones the newer first; else the newest. The first patch of a group costs its markers as
- * well; of the scored, what does not fit is passed over. */
+ * well; of the scored, what does not fit is passed over. With `whole`, the patches of a group stay
+ * or leave together, wherever one of them would be kept, by the mean of their scores (after pooling
+ * and bias).
+ * With `cascades`, behind the sinks: the budget that is left (less the markers of all groups) is
+ * cut into so many equal parts, the first of them having the remainder. The oldest rows fill them,
+ * last part first; those that came later enter the first part one by one. What a full part gives
+ * up, its oldest, enters the next if the newcomer's ordinal is a multiple of 2^i for part i; else
+ * it takes the place of the newest there if its score is not below that one's, or is dropped. Rows
+ * without a score are above all others. */
 typedef struct ic_plan {
     int budget; /* rows that may stay per head */
     int sinks;  /* oldest rows that stay besides the pinned ones */
@@ -114,6 +130,8 @@ typedef struct ic_plan {
     int pool;       /* scores are replaced by means over so many neighbours (odd); 0, 1: not */
     bool per_layer; /* the mean score over a layer's kv heads decides for all of them */
     int frames, text;
+    bool whole;
+    int cascades;
 } ic_plan;
 
 typedef struct ic_evicted {

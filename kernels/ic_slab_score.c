@@ -16,6 +16,9 @@ int ic_slab_keep_scores(ic_slab *s, ic_score_kind kind, float smooth, ic_error *
     IC_ASSERT(ic_slab_used(s) == 0 && !s->scores && smooth >= 0 && smooth < 1);
     if (kind == IC_SCORE_NONE)
         return 0;
+    if (s->mirror && kind == IC_SCORE_VOTES)
+        return ic_error_set(e, IC_EUNSUPPORTED,
+                            "this device keeps no such scores: choose another policy, or the CPU");
     s->scores = ic_try_calloc(ic_slab_score_bytes(&s->desc), 1);
     if (!s->scores)
         return ic_error_set(e, IC_ENOMEM, "no memory for the scores of %d rows in %d heads",
@@ -55,7 +58,7 @@ int ic_slab_load_scores(ic_slab *s, ic_cursor *in, ic_error *e)
     for (int head = 0; s->scores && head < s->heads; head++)
         for (int i = 0; i < s->counts[head]; i++) {
             float score = ic_cursor_f32(in);
-            bool none = s->score_kind == IC_SCORE_WINDOW && score == -1.0f;
+            bool none = ic_score_is_windowed(s->score_kind) && score == -1.0f;
             if (in->status || !isfinite(score) || (score < 0 && !none)
                 || (signbit(score) != 0) != none)
                 return ic_error_set(e, IC_EFORMAT, "scores of head %d in the checkpoint: %s", head,

@@ -10,9 +10,11 @@
 /* A vision group as one head sees it while a plan is carried out. */
 typedef struct seen_group {
     uint32_t id;
-    int patches; /* vision rows present */
-    int markers; /* unpinned marker rows present */
-    bool alive;  /* some patch stays; its markers stay, then */
+    int patches;     /* vision rows present */
+    int markers;     /* unpinned marker rows present */
+    int first, last; /* places of its patches lie from here to there */
+    bool alive;      /* some patch stays; its markers stay, then */
+    bool passed;     /* as a whole it did not fit */
 } seen_group;
 
 /* Scratch of one eviction, for one head at a time. */
@@ -56,7 +58,10 @@ static void see_groups(eviction *v)
         if (!row->group)
             continue;
         seen_group *group = &v->groups[v->group_of[i]];
-        group->patches += row->kind == IC_ROW_VISION;
+        if (row->kind == IC_ROW_VISION) {
+            group->first = group->patches++ ? group->first : i;
+            group->last = i;
+        }
         group->markers += row->kind == IC_ROW_MARKER && !row->pinned;
     }
 }
@@ -94,9 +99,49 @@ static bool is_open(const eviction *v, int place)
     return !v->keep[place] && !is_bound(v, place);
 }
 
+/* Patches of a group that are not kept yet. */
+static int open_patches(const eviction *v, int group)
+{
+    int patches = 0;
+    for (int i = v->groups[group].first; i <= v->groups[group].last; i++)
+        patches += v->group_of[i] == group && row_at(v, i)->kind == IC_ROW_VISION && !v->keep[i];
+    return patches;
+}
+
+/* A patch that stays or leaves with all others of its group: the group's number, else -1. */
+static int whole_of(const eviction *v, int place)
+{
+    const ic_row *row = row_at(v, place);
+    return v->plan->whole && row->group && row->kind == IC_ROW_VISION ? v->group_of[place] : -1;
+}
+
 static bool fits(const eviction *v, int place)
 {
-    return v->kept + cost_of(v, place) <= v->plan->budget;
+    int group = whole_of(v, place);
+    if (group < 0)
+        return v->kept + cost_of(v, place) <= v->plan->budget;
+    seen_group *g = &v->groups[group];
+    if (!g->passed) {
+        int cost = open_patches(v, group) + (g->alive ? 0 : g->markers);
+        g->passed = v->kept + cost > v->plan->budget;
+    }
+    return !g->passed;
+}
+
+/* Keeps the row, or its whole group; returns how many rows that are. */
+static int keep_unit(eviction *v, int place)
+{
+    int group = whole_of(v, place), rows = 0;
+    if (group < 0) {
+        keep_row(v, place);
+        return 1;
+    }
+    for (int i = v->groups[group].first; i <= v->groups[group].last; i++)
+        if (v->group_of[i] == group && row_at(v, i)->kind == IC_ROW_VISION && !v->keep[i]) {
+            keep_row(v, i);
+            rows++;
+        }
+    return rows;
 }
 
 /* --- scores as the plan wants them --- */
@@ -157,6 +202,24 @@ static void add_bias(eviction *v)
             v->score[i] += step * (float)i;
 }
 
+/* One score for all patches of a group: their mean. */
+static void average_groups(eviction *v)
+{
+    for (int g = 0; g < v->group_count; g++) {
+        const seen_group *group = &v->groups[g];
+        double sum = 0;
+        int n = 0;
+        for (int i = group->first; group->patches && i <= group->last; i++)
+            if (v->group_of[i] == g && row_at(v, i)->kind == IC_ROW_VISION && v->score[i] >= 0) {
+                sum += (double)v->score[i];
+                n++;
+            }
+        for (int i = group->first; n && i <= group->last; i++)
+            if (v->group_of[i] == g && row_at(v, i)->kind == IC_ROW_VISION)
+                v->score[i] = (float)(sum / n);
+    }
+}
+
 /* Sorts the open places that have a score: bytes of the (never negative) float from the lowest up,
  * each pass stable, so that equal scores stay in the order of their age. */
 static int rank_scores(eviction *v)
@@ -189,8 +252,7 @@ static void keep_oldest(eviction *v, int rows)
             continue;
         if (!fits(v, i))
             return;
-        keep_row(v, i);
-        rows--;
+        rows -= keep_unit(v, i);
     }
 }
 
@@ -202,8 +264,7 @@ static void keep_newest(eviction *v, int rows, bool unscored)
             continue;
         if (!fits(v, i))
             return;
-        keep_row(v, i);
-        rows--;
+        rows -= keep_unit(v, i);
     }
 }
 
@@ -238,8 +299,8 @@ static void keep_best(eviction *v)
         return;
     int n = rank_scores(v);
     for (int i = n - 1; i >= 0 && v->kept < v->plan->budget; i--)
-        if (fits(v, v->ranked[i]))
-            keep_row(v, v->ranked[i]);
+        if (is_open(v, v->ranked[i]) && fits(v, v->ranked[i]))
+            keep_unit(v, v->ranked[i]);
 }
 
 static void keep_text(eviction *v, int rows)
@@ -252,14 +313,6 @@ static void keep_text(eviction *v, int rows)
         keep_row(v, i);
         rows--;
     }
-}
-
-static int open_patches(const eviction *v, int group)
-{
-    int patches = 0;
-    for (int i = 0; i < v->count; i++)
-        patches += v->group_of[i] == group && row_at(v, i)->kind == IC_ROW_VISION && !v->keep[i];
-    return patches;
 }
 
 /* Groups are numbered as they come, so the last ones seen are the newest. Each is kept whole, or
@@ -280,6 +333,81 @@ static void keep_frames(eviction *v, int frames)
     }
 }
 
+/* --- cascades --- */
+
+enum { CASCADES_MAX = 16 };
+
+typedef struct part { /* a ring of places, oldest first */
+    int32_t *at;
+    int size, first, count;
+} part;
+
+static void push(part *p, int32_t place)
+{
+    p->at[(p->first + p->count++) % (p->size + 1)] = place;
+}
+
+static int32_t pop_oldest(part *p)
+{
+    int32_t place = p->at[p->first];
+    p->first = (p->first + 1) % (p->size + 1);
+    p->count--;
+    return place;
+}
+
+static bool is_below(const eviction *v, int32_t a, int32_t b)
+{
+    float x = v->score[a], y = v->score[b];
+    return x >= 0 && (y < 0 || x < y);
+}
+
+/* The candidate comes to part i, and what that gives up goes on to the next. */
+static void cascade(const eviction *v, part *parts, int32_t place)
+{
+    uint32_t ordinal = row_at(v, place)->ordinal;
+    for (int i = 0; i < v->plan->cascades; i++) {
+        part *p = &parts[i];
+        if (ordinal % (UINT32_C(1) << i) != 0) {
+            int newest = (p->first + p->count - 1) % (p->size + 1);
+            if (p->count && !is_below(v, place, p->at[newest]))
+                p->at[newest] = place;
+            return;
+        }
+        push(p, place);
+        if (p->count <= p->size)
+            return;
+        place = pop_oldest(p);
+    }
+}
+
+static void keep_cascades(eviction *v)
+{
+    int room = v->plan->budget - v->kept, n = v->plan->cascades, entered = 0;
+    part parts[CASCADES_MAX];
+    for (int g = 0; g < v->group_count; g++)
+        room -= v->groups[g].patches && !v->groups[g].alive ? v->groups[g].markers : 0;
+    room = room > 0 ? room : 0;
+    int32_t *at = v->ranked;
+    for (int i = 0; i < n; i++) {
+        parts[i] = (part){.at = at, .size = room / n + (i == 0 ? room % n : 0)};
+        at += parts[i].size + 1;
+    }
+    int fill = n - 1;
+    for (int i = 0; i < v->count; i++) {
+        if (!is_open(v, i))
+            continue;
+        while (fill > 0 && entered < room && parts[fill].count == parts[fill].size)
+            fill--;
+        if (entered++ < room)
+            push(&parts[fill], i);
+        else
+            cascade(v, parts, i);
+    }
+    for (int i = 0; i < n; i++)
+        while (parts[i].count)
+            keep_row(v, pop_oldest(&parts[i]));
+}
+
 static void choose(eviction *v)
 {
     const ic_plan *plan = v->plan;
@@ -289,7 +417,10 @@ static void choose(eviction *v)
         if (row_at(v, i)->pinned)
             keep_row(v, i);
     keep_oldest(v, plan->sinks);
-    if (plan->frames > 0) {
+    if (plan->cascades > 0) {
+        read_scores(v);
+        keep_cascades(v);
+    } else if (plan->frames > 0) {
         keep_text(v, plan->text);
         keep_frames(v, plan->frames);
     } else if (plan->scored) {
@@ -299,6 +430,8 @@ static void choose(eviction *v)
             pool_scores(v);
         if (plan->bias > 0)
             add_bias(v);
+        if (plan->whole)
+            average_groups(v);
         keep_best(v);
     } else {
         keep_newest(v, v->count, false);
@@ -331,7 +464,7 @@ static int carry_out(ic_slab *s, const eviction *v)
 
 static int make_room(eviction *v, bool scored)
 {
-    size_t room = (size_t)v->slab->desc.slots;
+    size_t room = (size_t)v->slab->desc.slots + CASCADES_MAX;
     v->keep = ic_try_calloc(room, sizeof *v->keep);
     v->group_of = ic_try_calloc(room, sizeof *v->group_of);
     v->groups = ic_try_calloc(room, sizeof *v->groups);
@@ -363,7 +496,7 @@ static bool is_due(const ic_plan *plan, int count)
 static int count_together(const ic_slab *s, const ic_plan *plan, int head)
 {
     int heads = s->desc.kv_heads;
-    if (!plan->scored || !plan->per_layer || head % heads)
+    if (!(plan->scored || plan->cascades) || !plan->per_layer || head % heads)
         return 1;
     for (int h = head + 1; h < head + heads; h++)
         if (s->counts[h] != s->counts[head]
@@ -389,14 +522,17 @@ static void evict_heads(ic_slab *s, eviction *v, ic_evicted *sum)
 int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
 {
     IC_ASSERT(plan->budget >= 0 && plan->sinks >= 0 && !s->loading);
-    IC_ASSERT(!plan->scored || s->scores);
-    if (s->mirror && !s->original)
+    IC_ASSERT((!plan->scored && !plan->cascades) || s->scores);
+    IC_ASSERT(plan->cascades >= 0 && plan->cascades <= CASCADES_MAX);
+    /* Plans that no backend carries out in its copy are carried out on the host's. */
+    bool plain = !s->original && !plan->whole && plan->cascades == 0;
+    if (s->mirror && plain)
         return s->device->backend->slab_evict(s, plan, evicted);
     if (ic_slab_touch(s))
         return IC_EDEVICE;
     eviction v = {.slab = s, .plan = plan};
     ic_evicted sum = {0};
-    int rc = make_room(&v, plan->scored);
+    int rc = make_room(&v, plan->scored || plan->cascades);
     for (int head = 0; rc == 0 && head < s->heads; head += v.together) {
         v.head = head;
         v.count = s->counts[head];

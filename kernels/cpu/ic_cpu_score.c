@@ -53,6 +53,20 @@ static void fill_factors(const ic_cpu_kept *k, int block, const ic_cpu_scored *b
     }
 }
 
+/* How many of the rows gave each key of the block at least one part in as many as they see. */
+static void count_votes(const ic_cpu_kept *k, int block, const ic_cpu_scored *by)
+{
+    const float *weights = k->weights + (size_t)block * padded(k->rows) * IC_CPU_SCORE_KEYS;
+    memset(k->column, 0, IC_CPU_SCORE_KEYS * sizeof *k->column);
+    for (int r = 0; r < k->rows; r++) {
+        float share = 1.0f / (float)by->group; /* of a row's vote; factors have it already */
+        float least = share / (float)(by->place + r / by->group + 1);
+        const float *row = weights + (size_t)r * IC_CPU_SCORE_KEYS;
+        for (int j = 0; j < IC_CPU_SCORE_KEYS; j++)
+            k->column[j] += row[j] * k->factor[r] >= least ? share : 0.0f;
+    }
+}
+
 /* The window's mean at a key: only the rows at or behind the key's place have seen it. */
 static void put_window(const ic_cpu_scored *by, int at, float column, float *score)
 {
@@ -66,6 +80,7 @@ void ic_cpu_score(const ic_cpu_kept *k, const ic_cpu_scored *by)
     const int32_t *order = ic_slab_order_of(by->slab, by->head);
     float *scores = ic_slab_scores_of(by->slab, by->head);
     bool sum = by->slab->score_kind == IC_SCORE_SUM;
+    bool votes = by->slab->score_kind == IC_SCORE_VOTES;
     int end = by->place + by->rows;
     for (int first = 0; first < end; first += IC_CPU_SCORE_KEYS) {
         int block = first / IC_CPU_SCORE_KEYS;
@@ -74,8 +89,11 @@ void ic_cpu_score(const ic_cpu_kept *k, const ic_cpu_scored *by)
         /* A sum goes on from where it was, row after row: slices leave no trace. */
         for (int j = 0; sum && j < keys; j++)
             k->column[j] = scores[order[first + j]];
-        by->vec->gemm(k->factor, k->rows, ic_cpu_kept_block(k, block, 0), IC_CPU_SCORE_KEYS,
-                      k->column, IC_CPU_SCORE_KEYS, 1, k->rows, IC_CPU_SCORE_KEYS, sum);
+        if (votes)
+            count_votes(k, block, by);
+        else
+            by->vec->gemm(k->factor, k->rows, ic_cpu_kept_block(k, block, 0), IC_CPU_SCORE_KEYS,
+                          k->column, IC_CPU_SCORE_KEYS, 1, k->rows, IC_CPU_SCORE_KEYS, sum);
         for (int j = 0; j < keys; j++) {
             if (sum)
                 scores[order[first + j]] = k->column[j];

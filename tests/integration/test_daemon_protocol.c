@@ -248,6 +248,8 @@ static void policies_have_settings(void **state)
         ic_wire_put(&m.new, new, settings, wish);
         if (i == 1)
             ic_wire_put(&m.new, new, policy, "snapkv");
+        else
+            ic_wire_put(&m.new.settings, settings, frame_unit, IC_WIRE_FRAME_UNIT_WHOLE);
         must(t, &m, &reply);
         snprintf(id[i], sizeof id[i], "%s", reply.ok.session);
         ic_wire_msg_fini(&reply);
@@ -294,6 +296,7 @@ static void policies_have_settings(void **state)
         assert_int_equal(ic_wire_has(s, settings, bias), i == 0);
         assert_int_equal(ic_wire_has(s, settings, recent_pct), i == 0);
         if (i == 0) {
+            assert_int_equal(s->frame_unit, IC_WIRE_FRAME_UNIT_WHOLE);
             assert_true(s->bias == 0);
             assert_int_equal(s->recent_pct, 50);
         }

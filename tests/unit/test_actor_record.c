@@ -231,6 +231,8 @@ static void old_configurations_are_read(void **state)
         assert_int_equal(c.engine.sinks, 4);
         assert_int_equal(c.engine.window, 32);
         assert_int_equal(c.engine.frames, 4);
+        assert_int_equal(c.engine.frame_unit, IC_FRAME_TOKENS);
+        assert_int_equal(c.engine.positions, IC_POSITIONS_COMPACT);
         assert_int_equal(c.engine.recent_pct, rows[i].recent_pct);
         assert_int_equal(c.engine.bias_pct, rows[i].bias_pct);
         assert_int_equal(c.engine.pool, rows[i].pool);

@@ -65,7 +65,8 @@ static void settings_are_read(void **state)
     ic_error e = {0};
     ic_assert_ok(parse(&a,
                        "new --policy saddle --sinks 0 --window 16 --recent-pct 40 --bias 0.25 "
-                       "--smooth-pct 10 --pool 7 --granularity layer --positions original",
+                       "--smooth-pct 10 --pool 7 --granularity layer --positions original "
+                       "--frame-unit whole",
                        &e),
                  &e);
     assert_true(ic_wire_has(&a.settings, settings, sinks) && a.settings.sinks == 0);
@@ -76,6 +77,7 @@ static void settings_are_read(void **state)
     assert_int_equal(a.settings.pool, 7);
     assert_int_equal(a.settings.granularity, IC_WIRE_GRANULARITY_LAYER);
     assert_int_equal(a.settings.positions, IC_WIRE_POSITIONS_ORIGINAL);
+    assert_int_equal(a.settings.frame_unit, IC_WIRE_FRAME_UNIT_WHOLE);
     assert_false(ic_wire_has(&a.settings, settings, frames));
     ic_assert_ok(parse(&a, "new --frames 3", &e), &e);
     assert_int_equal(a.settings.frames, 3);

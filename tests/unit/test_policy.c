@@ -30,6 +30,7 @@ static const uint8_t axis[HALF] = {0, 1, 2, 0, 1, 2, 0, 0};
 static const ic_rope rope = {HALF, inv_freq, axis, 1};
 static ic_device *device;
 static uint32_t seed;
+static bool votes; /* scores are counts: often equal, and exact */
 static double gap; /* smallest relative distance between a score that stayed and one that left */
 
 static uint32_t next_random(uint32_t below)
@@ -74,6 +75,7 @@ typedef struct entry { /* one row in one head */
     ic_row row;
     float k[DIM], v[DIM];
     double pos[3], score; /* -1: none */
+    double doubt;         /* of the votes, as many as rounding could turn */
     bool placed;
     int slot;
     bool keep;
@@ -169,10 +171,14 @@ static void score_head(const world *w, head *h, int kv, const float *q, int rows
         for (int g = 0; g < GROUP; g++) {
             int at = h->count - rows + r;
             attend(h, q + (size_t)r * HEADS * DIM + (kv * GROUP + g) * DIM, at, a);
-            for (int j = 0; j <= at; j++)
+            for (int j = 0; j <= at && !votes; j++)
                 sum[j] += a[j] / GROUP;
+            for (int j = 0; j <= at && votes; j++) {
+                sum[j] += a[j] * (at + 1) >= 1 ? 1.0 / GROUP : 0;
+                h->e[j].doubt += fabs(a[j] * (at + 1) - 1) < 1e-5 ? 1.0 / GROUP : 0;
+            }
         }
-    double smooth = w->config.smooth_pct / 100.0;
+    double smooth = w->config.smooth_pct > 0 ? w->config.smooth_pct / 100.0 : 0;
     for (int j = 0; j < h->count; j++) {
         entry *e = &h->e[j];
         int blind = j - (h->count - window), seen = blind > 0 ? window - blind : window;
@@ -210,14 +216,26 @@ static int size_of_kept(const head *h)
     return n;
 }
 
-/* Keeps the row if the budget allows; false if it does not. */
-static bool try_keep(head *h, entry *e)
+static bool by_frames; /* frames stay or leave whole */
+
+/* Keeps the row, or its whole frame, if the budget allows; returns the rows, 0 if it does not. */
+static int try_keep(head *h, entry *e)
 {
-    e->keep = true;
+    bool before[SLOTS];
+    int rows = 0;
+    for (int i = 0; i < h->count; i++) {
+        entry *o = &h->e[i];
+        bool mate = by_frames && e->row.kind == IC_ROW_VISION && o->row.kind == IC_ROW_VISION
+                    && o->row.group == e->row.group;
+        before[i] = o->keep;
+        rows += (mate || o == e) && !o->keep;
+        o->keep |= mate || o == e;
+    }
     if (size_of_kept(h) <= BUDGET)
-        return true;
-    e->keep = false;
-    return false;
+        return rows;
+    for (int i = 0; i < h->count; i++)
+        h->e[i].keep = before[i];
+    return 0;
 }
 
 static bool is_open(const head *h, const entry *e)
@@ -229,9 +247,10 @@ static void keep_oldest(head *h, int rows)
 {
     for (int i = 0; i < h->count && rows > 0; i++)
         if (is_open(h, &h->e[i])) {
-            if (!try_keep(h, &h->e[i]))
+            int kept = try_keep(h, &h->e[i]);
+            if (!kept)
                 return;
-            rows--;
+            rows -= kept;
         }
 }
 
@@ -243,9 +262,10 @@ static void keep_newest(head *h, int rows, bool text, const double *score)
             continue;
         if (rows <= 0 && !(score && score[i] < 0))
             continue;
-        if (!try_keep(h, e))
+        int kept = try_keep(h, e);
+        if (!kept)
             return;
-        rows--;
+        rows -= kept;
     }
 }
 
@@ -298,6 +318,70 @@ static void wanted_scores(const world *w, int index, double *score)
         score[i] = pooled[i] < 0 ? -1 : pooled[i] + lambda * mean / n * i / (h->count - 1);
 }
 
+/* Whole frames: each patch has the mean of its group's. */
+static void average_frames(const head *h, double *score)
+{
+    double mean[SLOTS];
+    for (int i = 0; i < h->count; i++) {
+        double sum = 0;
+        int n = 0;
+        for (int j = 0; j < h->count; j++)
+            if (h->e[j].row.kind == IC_ROW_VISION && h->e[j].row.group == h->e[i].row.group
+                && score[j] >= 0)
+                sum += score[j], n++;
+        mean[i] = h->e[i].row.kind == IC_ROW_VISION && n ? sum / n : score[i];
+    }
+    memcpy(score, mean, (size_t)h->count * sizeof *score);
+}
+
+/* Sub-caches as lists of places, written as the paper's figure reads: the oldest rows fill them
+ * from the last on, the others come one at a time. */
+static void keep_cascades(head *h, const double *score)
+{
+    enum { PARTS = 4 };
+    int list[PARTS][SLOTS], count[PARTS] = {0}, size[PARTS], room = BUDGET, part = PARTS - 1;
+    for (int i = 0; i < h->count; i++)
+        room -= h->e[i].keep || is_bound(h, &h->e[i]);
+    room = room > 0 ? room : 0;
+    for (int i = 0; i < PARTS; i++)
+        size[i] = room / PARTS + (i ? 0 : room % PARTS);
+    for (int i = 0; i < h->count; i++) {
+        if (!is_open(h, &h->e[i]))
+            continue;
+        if (room > 0) {
+            while (count[part] == size[part])
+                part--;
+            list[part][count[part]++] = i;
+            room--;
+            continue;
+        }
+        int comes = i;
+        for (int p = 0; p < PARTS && comes >= 0; p++) {
+            if (h->e[i].row.ordinal % (1u << p)) { /* it does not take */
+                int last = count[p] - 1;
+                double mine = score[comes] < 0 ? INFINITY : score[comes];
+                double there =
+                    last < 0 || score[list[p][last]] < 0 ? INFINITY : score[list[p][last]];
+                if (last >= 0 && mine >= there)
+                    list[p][last] = comes;
+                if (isfinite(mine) && isfinite(there) && fabs(mine / there - 1) < gap)
+                    gap = fabs(mine / there - 1);
+                comes = -1;
+                break;
+            }
+            list[p][count[p]++] = comes;
+            comes = -1;
+            if (count[p] > size[p]) {
+                comes = list[p][0];
+                memmove(list[p], list[p] + 1, (size_t)--count[p] * sizeof **list);
+            }
+        }
+    }
+    for (int p = 0; p < PARTS; p++)
+        for (int i = 0; i < count[p]; i++)
+            h->e[list[p][i]].keep = true;
+}
+
 static void keep_best(head *h, const double *score)
 {
     bool passed[SLOTS] = {0};
@@ -316,7 +400,7 @@ static void keep_best(head *h, const double *score)
         else if (best_left == 0 && h->e[best].row.group == 0)
             best_left = score[best];
     }
-    if (best_left > 0 && isfinite(lowest) && fabs(lowest / best_left - 1) < gap)
+    if (!votes && best_left > 0 && isfinite(lowest) && fabs(lowest / best_left - 1) < gap)
         gap = fabs(lowest / best_left - 1);
 }
 
@@ -327,7 +411,7 @@ static void choose(const world *w, int index)
     const ic_session_config *c = &w->config;
     const char *name = w->policy->name;
     double score[SLOTS];
-    int recent = BUDGET * c->recent_pct / 100;
+    int recent = c->recent_pct > 0 ? BUDGET * c->recent_pct / 100 : 0;
     for (int i = 0; i < h->count; i++)
         h->e[i].keep = h->e[i].row.pinned;
     if (w->policy->score)
@@ -341,10 +425,15 @@ static void choose(const world *w, int index)
         keep_oldest(h, c->sinks);
         keep_newest(h, recent, true, NULL);
         keep_frames(h, c->frames);
+    } else if (strcmp(name, "cascade") == 0) {
+        keep_oldest(h, c->sinks);
+        keep_cascades(h, score);
     } else {
         if (strncmp(name, "saddle", 6) == 0)
             keep_oldest(h, c->sinks);
         keep_newest(h, strcmp(name, "snapkv") == 0 ? c->window : recent, false, score);
+        if (by_frames)
+            average_frames(h, score);
         keep_best(h, score);
     }
     for (int i = 0; i < h->count; i++)
@@ -465,10 +554,26 @@ static void expect_attention(const head *h, int kv, const float *q, const float 
         }
 }
 
+/* A vote that rounding could turn is taken as the slab has it. */
+static void settle_votes(world *w, int layer, int kv, int window)
+{
+    head *h = &w->heads[layer * KV + kv];
+    float scores[SLOTS];
+    ic_slab_scores(w->slab, layer, kv, scores);
+    for (int j = 0; j < h->count; j++) {
+        int blind = j - (h->count - window), seen = blind > 0 ? window - blind : window;
+        double off = fabs((double)scores[j] - h->e[j].score);
+        assert_true(off < h->e[j].doubt / seen + 1e-6);
+        if (h->e[j].doubt > 0)
+            h->e[j].score = (double)scores[j];
+        h->e[j].doubt = 0;
+    }
+}
+
 static void score(world *w, int n, float **q)
 {
     int window = n < w->config.window ? n : w->config.window;
-    bool windows = w->policy->score == IC_SCORE_WINDOW;
+    bool windows = ic_score_is_windowed(w->policy->score);
     for (int layer = 0; layer < LAYERS; layer++) {
         float *y = ic_calloc((size_t)n * HEADS * DIM, sizeof *y);
         ic_mat qm = mat(q[layer], n, HEADS * DIM), ym = mat(y, n, HEADS * DIM);
@@ -477,6 +582,8 @@ static void score(world *w, int n, float **q)
                          0);
         for (int kv = 0; kv < KV && w->policy->score; kv++)
             score_head(w, &w->heads[layer * KV + kv], kv, q[layer], n, window);
+        for (int kv = 0; kv < KV && votes; kv++)
+            settle_votes(w, layer, kv, window);
         for (int kv = 0; kv < KV; kv++)
             expect_attention(&w->heads[layer * KV + kv], kv, q[layer], y, n);
         ic_free(y);
@@ -536,10 +643,13 @@ static void run_stream(const ic_session_config *config, bool plain)
     w->original = config->positions == IC_POSITIONS_ORIGINAL;
     if (w->original)
         ic_slab_keep_positions(w->slab);
-    ic_assert_ok(
-        ic_slab_keep_scores(w->slab, w->policy->score, (float)w->config.smooth_pct / 100.0f, &e),
-        &e);
+    ic_assert_ok(ic_slab_keep_scores(
+                     w->slab, w->policy->score,
+                     w->config.smooth_pct > 0 ? (float)w->config.smooth_pct / 100.0f : 0, &e),
+                 &e);
     gap = INFINITY;
+    votes = w->policy->score == IC_SCORE_VOTES;
+    by_frames = w->config.frame_unit == IC_FRAME_WHOLE;
     for (int chunk = 0; chunk < (plain ? 4 * CHUNKS : CHUNKS); chunk++) {
         ic_row rows[2 * CHUNK];
         float *q[LAYERS];
@@ -556,6 +666,7 @@ static void run_stream(const ic_session_config *config, bool plain)
             ic_free(q[i]);
     }
     assert_true(gap > 1e-5); /* else rounding could decide, and the seed is to be another */
+    by_frames = false;
     ic_slab_destroy(&w->slab);
     ic_free(w);
 }
@@ -606,6 +717,36 @@ static void test_snapkv(void **state)
 {
     (void)state;
     run(&(ic_session_config){.policy = "snapkv", .window = 16});
+}
+
+/* With whole frames, saddle keeps a frame or leaves it, by the mean of its patches' scores. */
+static void test_whole_frames(void **state)
+{
+    (void)state;
+    run(&(ic_session_config){.policy = "saddle", .frame_unit = IC_FRAME_WHOLE});
+    run(&(ic_session_config){
+        .policy = "saddle", .frame_unit = IC_FRAME_WHOLE, .recent_pct = 20, .bias_pct = -1});
+    run(&(ic_session_config){
+        .policy = "saddle-paper", .frame_unit = IC_FRAME_WHOLE, .recent_pct = -1, .per_layer = 1});
+    run_stream(&(ic_session_config){.policy = "saddle", .frame_unit = IC_FRAME_WHOLE}, true);
+}
+
+/* cascade keeps sinks, and sub-caches that take every row, every second, every fourth ... */
+static void test_cascade(void **state)
+{
+    (void)state;
+    run(&(ic_session_config){.policy = "cascade"});
+    run_stream(&(ic_session_config){.policy = "cascade"}, true);
+    run(&(ic_session_config){.policy = "cascade", .smooth_pct = -1, .per_layer = 1, .window = 9});
+}
+
+/* corm keeps the newest, and the rows that most of the window's queries would miss. */
+static void test_corm(void **state)
+{
+    (void)state;
+    run(&(ic_session_config){.policy = "corm"});
+    run(&(ic_session_config){.policy = "corm", .recent_pct = 20, .window = 60, .smooth_pct = 50});
+    run_stream(&(ic_session_config){.policy = "corm"}, true);
 }
 
 /* recent-frames keeps sinks, some newest text and the newest whole groups. */
@@ -706,8 +847,9 @@ static void test_bits(void **state)
 static void test_names(void **state)
 {
     (void)state;
-    static const char *const names[] = {"full",   "streaming", "saddle", "saddle-paper",
-                                        "window", "h2o",       "snapkv", "recent-frames"};
+    static const char *const names[] = {"full",    "streaming", "saddle", "saddle-paper",
+                                        "window",  "h2o",       "snapkv", "recent-frames",
+                                        "cascade", "corm"};
     assert_null(ic_policy_find("lru"));
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         assert_string_equal(ic_policy_find(names[i])->name, names[i]);
@@ -725,10 +867,14 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_h2o, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_snapkv, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_recent_frames, open_device, close_device),
+        cmocka_unit_test_setup_teardown(test_whole_frames, open_device, close_device),
+        cmocka_unit_test_setup_teardown(test_cascade, open_device, close_device),
+        cmocka_unit_test_setup_teardown(test_corm, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_original_positions, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_bits, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_saddle, open_plain, close_device),
         cmocka_unit_test_setup_teardown(test_h2o, open_plain, close_device),
+        cmocka_unit_test_setup_teardown(test_corm, open_plain, close_device),
         cmocka_unit_test_setup_teardown(test_bits, open_plain, close_device),
     };
     return IC_TEST_RUN(tests);

@@ -11,8 +11,8 @@
 
 enum { BUDGET = 96, ANSWER = 30, ROUNDS = 4, SLOTS_MAX = 512 };
 
-static const char *const policies[] = {"saddle",       "snapkv", "h2o",
-                                       "saddle-paper", "window", "recent-frames"};
+static const char *const policies[] = {"saddle", "snapkv",        "h2o",     "saddle-paper",
+                                       "window", "recent-frames", "cascade", "corm"};
 enum { POLICIES = sizeof policies / sizeof *policies };
 
 static ic_engine *engine;
@@ -32,7 +32,7 @@ static int close_engine(void **state)
     return 0;
 }
 
-static int positions_wanted;
+static int positions_wanted, unit_wanted;
 
 static ic_session *new_session(const char *policy, int cache_tokens)
 {
@@ -44,6 +44,7 @@ static ic_session *new_session(const char *policy, int cache_tokens)
     c.chunk_max = 40;
     c.slack = 12;
     c.positions = positions_wanted;
+    c.frame_unit = unit_wanted;
     ic_assert_ok(ic_session_new(&s, engine, &c, &e), &e);
     return s;
 }
@@ -152,12 +153,12 @@ static void expect_same(ic_session *a, ic_session *b)
 static void test_equals_full(void **state)
 {
     (void)state;
-    static const char *const scored[] = {"saddle", "snapkv", "h2o"};
+    static const char *const scored[] = {"saddle", "snapkv", "h2o", "cascade", "corm"};
     history want, got;
     ic_session *full = run("full", 1500, 64, &want);
     assert_int_equal(full->stats.evicted_tokens, 0);
     full->policy = &ic_policy_full;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 5; i++) {
         ic_session *s = run(scored[i], 1500, 64, &got);
         assert_int_equal(s->stats.evicted_tokens, 0);
         assert_memory_equal(want.token, got.token, sizeof want.token);
@@ -253,8 +254,10 @@ static ic_session *moved(ic_session **from)
 static void test_saved_anywhere(void **state)
 {
     (void)state;
-    for (int p = 0; p < 3; p++) {
+    for (int p = 0; p < POLICIES; p++) {
         history want, got = {.count = 0};
+        if (!ic_policy_find(policies[p])->score)
+            continue;
         ic_session *whole = run(policies[p], BUDGET, 11, &want);
         ic_session *s = new_session(policies[p], BUDGET);
         int round = 0, steps;
@@ -319,6 +322,38 @@ static void test_original_positions(void **state)
     assert_true(ic_slab_next(s->slab) <= trained);
     ic_session_destroy(&s);
     positions_wanted = IC_POSITIONS_COMPACT;
+}
+
+/* With whole frames no head ever holds a part of a frame, however the rows are sliced. */
+static void test_whole_frames(void **state)
+{
+    (void)state;
+    history want, got;
+    unit_wanted = IC_FRAME_WHOLE;
+    ic_session *whole = run("saddle", BUDGET, 512, &want), *s = run("saddle", BUDGET, 9, &got);
+    unit_wanted = 0;
+    assert_memory_equal(want.token, got.token, sizeof want.token);
+    expect_same(whole, s);
+    const ic_slab_desc *d = ic_slab_desc_of(s->slab);
+    int groups = 0, patches = grid.tokens_h * grid.tokens_w;
+    for (int head = 0; head < d->layers * d->kv_heads; head++) {
+        static ic_row rows[SLOTS_MAX];
+        int count = ic_slab_count(s->slab, head / d->kv_heads, head % d->kv_heads), run_length = 0;
+        ic_slab_rows(s->slab, head / d->kv_heads, head % d->kv_heads, rows, NULL, NULL);
+        for (int i = 0; i < count; i++) {
+            if (rows[i].kind != IC_ROW_VISION)
+                continue;
+            run_length++;
+            bool last = i + 1 == count || rows[i + 1].group != rows[i].group
+                        || rows[i + 1].kind != IC_ROW_VISION;
+            assert_true(!last || run_length == patches);
+            groups += last;
+            run_length = last ? 0 : run_length;
+        }
+    }
+    assert_true(groups > 0 && whole->stats.evicted_groups > 0);
+    ic_session_destroy(&whole);
+    ic_session_destroy(&s);
 }
 
 /* Of the rows that had a score and were neither pinned, sinks nor recent, none that left had more
@@ -421,12 +456,13 @@ static void test_settings(void **state)
     ic_session_config_default(engine, 256, &good);
     snprintf(good.policy, sizeof good.policy, "saddle");
     ic_session_meaning(engine, &good, one);
-    int *settings[] = {&c.window, &c.recent_pct, &c.bias_pct, &c.smooth_pct,
-                       &c.pool,   &c.per_layer,  &c.frames,   &c.positions};
-    static const char *const names[] = {"window", "recent_pct",  "bias",   "smooth_pct",
-                                        "pool",   "granularity", "frames", "positions"};
-    static const int other_values[] = {16, 33, 77, 9, 5, 1, 2, 1};
-    for (int i = 0; i < 8; i++) {
+    int *settings[] = {&c.window,    &c.recent_pct, &c.bias_pct,  &c.smooth_pct, &c.pool,
+                       &c.per_layer, &c.frames,     &c.positions, &c.frame_unit};
+    static const char *const names[] = {"window",     "recent_pct", "bias",
+                                        "smooth_pct", "pool",       "granularity",
+                                        "frames",     "positions",  "frame_unit"};
+    static const int other_values[] = {16, 33, 77, 9, 5, 1, 2, 1, 2};
+    for (int i = 0; i < 9; i++) {
         c = good;
         *settings[i] = -2;
         assert_int_equal(ic_session_new(&s, engine, &c, &e), IC_EINVAL);
@@ -452,6 +488,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_batch, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_saved_anywhere, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_original_positions, open_engine, close_engine),
+        cmocka_unit_test_setup_teardown(test_whole_frames, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_long_answer, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_h2o_per_step, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_settings, open_engine, close_engine),
