@@ -32,12 +32,23 @@ template <int M> static __host__ __device__ int tile_bytes(int dim)
     return keys > values ? keys : values;
 }
 
+/* A position as floats: what angles are made of. */
+struct place {
+    float t, h, w;
+};
+
+static __device__ __forceinline__ place place_of(const ic_pos &p)
+{
+    return place{(float)p.t, (float)p.h, (float)p.w};
+}
+
 /* What a lane has to do with. */
 template <int M> struct lane_share {
     int row, column; /* l / 4, l % 4 */
-    float inv_freq[M][8];
-    uint32_t axes[M]; /* two bits each */
-    bool used[M];     /* heads that are no multiple of 64 leave some pieces empty */
+    bool used[M];    /* heads that are no multiple of 64 leave some pieces empty */
+    /* Frequencies of the 8 pairs of piece m, on their axis; on the others 0: adding 0 is cheaper
+     * than choosing, and changes no bit. */
+    place freq[M][8];
 
     __device__ __forceinline__ lane_share(const ic_cuda_rope &rope)
     {
@@ -46,12 +57,11 @@ template <int M> struct lane_share {
 #pragma unroll
         for (int m = 0; m < M; m++) {
             used[m] = low(m) < rope.half;
-            axes[m] = 0;
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                int at = used[m] ? low(m) + i : 0;
-                inv_freq[m][i] = rope.inv_freq[at];
-                axes[m] |= (uint32_t)rope.axis[at] << (2 * i);
+                int at = used[m] ? low(m) + i : 0, axis = rope.axis[at];
+                float f = rope.inv_freq[at];
+                freq[m][i] = place{axis == 0 ? f : 0, axis == 1 ? f : 0, axis == 2 ? f : 0};
             }
         }
     }
@@ -61,25 +71,21 @@ template <int M> struct lane_share {
     {
         return (4 * m + column) * 8;
     }
-};
 
-/* Rotates the pairs of 8 low and 8 high dimensions of piece m, without the rope's scale. */
-template <bool EXACT, int M>
-static __device__ __forceinline__ void turn(const lane_share<M> &lane, int m, const ic_pos &p,
-                                            float (&a)[8], float (&b)[8])
-{
+    /* Rotates the pairs of 8 low and 8 high dimensions of piece m, without the rope's scale. */
+    __device__ __forceinline__ void turn(int m, const place &p, float (&a)[8], float (&b)[8]) const
+    {
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        float sine, cosine, x = a[i];
-        float angle = ic_cuda_angle(lane.inv_freq[m][i], lane.axes[m] >> (2 * i) & 3, p);
-        if (EXACT)
-            sincosf(angle, &sine, &cosine);
-        else
+        for (int i = 0; i < 8; i++) {
+            const place &f = freq[m][i];
+            float sine, cosine, x = a[i];
+            float angle = fmaf(p.w, f.w, fmaf(p.h, f.h, __fmul_rn(p.t, f.t)));
             ic_cuda_sincos_fast(angle, &sine, &cosine);
-        a[i] = x * cosine - b[i] * sine;
-        b[i] = b[i] * cosine + x * sine;
+            a[i] = x * cosine - b[i] * sine;
+            b[i] = b[i] * cosine + x * sine;
+        }
     }
-}
+};
 
 /* The queries of up to 8 heads as B fragments: step 4 m + i, low and high. */
 template <class T, int M> struct query_share {
@@ -87,7 +93,7 @@ template <class T, int M> struct query_share {
 
     /* q: the first head's, of `heads`. Lane l has head l / 4. */
     __device__ __forceinline__ query_share(const lane_share<M> &lane, const float *q, int heads,
-                                           int dim, float scale, const ic_pos &here)
+                                           int dim, float scale, const place &here)
     {
 #pragma unroll
         for (int m = 0; m < M; m++) {
@@ -99,7 +105,7 @@ template <class T, int M> struct query_share {
                 low[i] = real ? at[0] * scale : 0.0f;
                 high[i] = real ? at[dim / 2] * scale : 0.0f;
             }
-            turn<true>(lane, m, here, low, high);
+            lane.turn(m, here, low, high);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 b[4 * m + i][0] = ic_cuda_pair<T>(low[2 * i], low[2 * i + 1]);
@@ -154,13 +160,13 @@ static __device__ __forceinline__ void fetch_values(char *tile, const char *v, c
 template <class T, int M>
 static __device__ __forceinline__ void
 score_tile(const lane_share<M> &lane, const query_share<T, M> &q, const char *tile,
-           const ic_pos *positions, int first, int keys, float (&s)[4])
+           const place *places, int first, int keys, float (&s)[4])
 {
     const char *from = tile + threadIdx.x % 32 * PIECE;
-    ic_pos at[2];
+    place at[2];
 #pragma unroll
     for (int key = 0; key < 2; key++)
-        at[key] = positions[min(first + lane.row + 8 * key, keys - 1)];
+        at[key] = places[min(first + lane.row + 8 * key, keys - 1)];
     s[0] = s[1] = s[2] = s[3] = 0;
 #pragma unroll
     for (int m = 0; m < M; m++) {
@@ -173,7 +179,7 @@ score_tile(const lane_share<M> &lane, const query_share<T, M> &q, const char *ti
             float low[8], high[8];
             ic_cuda_load(piece, low);
             ic_cuda_load(piece + 32 * PIECE / sizeof(T), high);
-            turn<false>(lane, m, at[key], low, high);
+            lane.turn(m, at[key], low, high);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 a[i][key] = ic_cuda_pair<T>(low[2 * i], low[2 * i + 1]);
@@ -261,7 +267,7 @@ static __global__ void __launch_bounds__(THREADS)
     tensor_kernel(ic_cuda_decode_job j, ic_cuda_rope rope)
 {
     __shared__ int32_t slots[SPLIT];
-    __shared__ ic_pos positions[SPLIT];
+    __shared__ place places[SPLIT];
     __shared__ ic_cuda_stat stats[WARPS * HEADS];
     IC_CUDA_SHARED(char, shared);
     const ic_cuda_view &v = j.views[blockIdx.z];
@@ -274,7 +280,7 @@ static __global__ void __launch_bounds__(THREADS)
     int64_t table = (int64_t)kv * v.slots;
     for (int i = threadIdx.x; i < keys; i += THREADS) {
         slots[i] = v.order[table + piece + i];
-        positions[i] = v.positions[table + piece + i];
+        places[i] = place_of(v.positions[table + piece + i]);
     }
     __syncthreads();
     int warp = threadIdx.x / 32, first = warp * TILES * KEYS, bytes = tile_bytes<M>(j.dim);
@@ -287,14 +293,14 @@ static __global__ void __launch_bounds__(THREADS)
     }
     int head = kv * j.group + g0;
     query_share<T, M> q(lane, j.q + blockIdx.z * j.q_stride + (int64_t)head * j.dim, heads, j.dim,
-                        j.scale, v.positions[table + count - 1]);
+                        j.scale, place_of(v.positions[table + count - 1]));
 
     float s[TILES][4], o[4 * M][4];
 #pragma unroll
     for (int t = 0; t < TILES; t++) {
         ic_cuda_copy_wait<TILES
                           - 1>(); /* each tile of keys that is used up makes room for values */
-        score_tile<T, M>(lane, q, tiles + t * bytes, positions, first + t * KEYS, keys, s[t]);
+        score_tile<T, M>(lane, q, tiles + t * bytes, places, first + t * KEYS, keys, s[t]);
         __syncwarp();
         fetch_values(tiles + t * bytes, values, slots, first + t * KEYS, keys, j.dim);
         ic_cuda_copy_commit();
