@@ -353,14 +353,19 @@ int ic_talk_record_decode(ic_talk_record *r, uint32_t kind, const void *bytes, s
 /* --- the head ----------------------------------------------------------------------------------
  */
 
+/* A head's counters, in the order of the format; all are uint64_t. */
+static const size_t numbers[] = {
+    offsetof(ic_talk_head, turns),          offsetof(ic_talk_head, medias),
+    offsetof(ic_talk_head, open_media),     offsetof(ic_talk_head, evicted_at_end),
+    offsetof(ic_talk_head, seen),           offsetof(ic_talk_head, skipped),
+    offsetof(ic_talk_head, deduplicated),   offsetof(ic_talk_head, seen_at_end),
+    offsetof(ic_talk_head, skipped_at_end), offsetof(ic_talk_head, deduplicated_at_end)};
+
 int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out)
 {
-    const uint64_t numbers[] = {
-        h->turns,   h->medias,       h->open_media,  h->evicted_at_end, h->seen,
-        h->skipped, h->deduplicated, h->seen_at_end, h->skipped_at_end, h->deduplicated_at_end};
     ic_buf_u8(out, HEAD_VERSION);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        ic_buf_u64(out, numbers[i]);
+        ic_buf_u64(out, *(const uint64_t *)((const char *)h + numbers[i]));
     ic_buf_u8(out, h->inexact);
     put_text(out, h->model);
     put_text(out, h->meaning);
@@ -380,13 +385,8 @@ int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_erro
     int version = open_cursor(&c, bytes, size, HEAD_VERSION, "a checkpoint", e), rc = IC_OK;
     if (version < 0)
         return version;
-    uint64_t *numbers[] = {&h->turns,          &h->medias,
-                           &h->open_media,     &h->evicted_at_end,
-                           &h->seen,           &h->skipped,
-                           &h->deduplicated,   &h->seen_at_end,
-                           &h->skipped_at_end, &h->deduplicated_at_end};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        *numbers[i] = ic_cursor_u64(&c);
+        *(uint64_t *)((char *)h + numbers[i]) = ic_cursor_u64(&c);
     h->inexact = ic_cursor_u8(&c);
     get_text_into(&c, h->model, sizeof h->model);
     if (version > 1) {

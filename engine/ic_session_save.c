@@ -84,13 +84,17 @@ static void save_input(const ic_input *in, ic_buf *b)
         save_frame(in->frame[1], b);
 }
 
+/* The u64 counters, in the order of the format; all are uint64_t. */
+static const size_t wide[] = {
+    offsetof(ic_session_stats, tokens),         offsetof(ic_session_stats, evicted_tokens),
+    offsetof(ic_session_stats, evicted_groups), offsetof(ic_session_stats, frames),
+    offsetof(ic_session_stats, groups),         offsetof(ic_session_stats, turn)};
+
 static void save_counters(const ic_session *s, ic_buf *b)
 {
     const ic_session_stats *t = &s->stats;
-    const uint64_t wide[] = {t->tokens, t->evicted_tokens, t->evicted_groups,
-                             t->frames, t->groups,         t->turn};
     for (size_t i = 0; i < sizeof wide / sizeof *wide; i++)
-        ic_buf_u64(b, wide[i]);
+        ic_buf_u64(b, *(const uint64_t *)((const char *)t + wide[i]));
     ic_buf_u32(b, (uint32_t)t->prompt_tokens);
     ic_buf_u32(b, (uint32_t)t->cached_tokens);
     ic_buf_u32(b, (uint32_t)s->pinned);
@@ -399,10 +403,8 @@ static int load_config(const ic_session *s, reader *r)
 static int load_counters(ic_session *s, reader *r)
 {
     ic_session_stats *t = &s->stats;
-    uint64_t *wide[] = {&t->tokens, &t->evicted_tokens, &t->evicted_groups,
-                        &t->frames, &t->groups,         &t->turn};
     for (size_t i = 0; i < sizeof wide / sizeof *wide; i++)
-        *wide[i] = ic_cursor_u64(&r->c);
+        *(uint64_t *)((char *)t + wide[i]) = ic_cursor_u64(&r->c);
     t->prompt_tokens = take_int(r, 0, INT32_MAX);
     t->cached_tokens = take_int(r, 0, INT32_MAX);
     s->pinned = take_int(r, 0, s->config.pinned_max);
