@@ -1,5 +1,6 @@
 #include "bench/ic_bench_memory.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,29 +8,72 @@
 #include "base/ic_mem.h"
 #include "bench/ic_bench.h"
 
-static void read_settings(int argc, char **argv, bool plain, ic_session_config *c)
+/* The settings by the names that they have here, and in the results. */
+static const struct {
+    const char *option, *key;
+    size_t offset;
+} settings[] = {
+#define SETTING(option, key, member)                                                               \
+    {                                                                                              \
+        option, key, offsetof(ic_session_config, member)                                           \
+    }
+    SETTING("chunk", "chunk", chunk_max),
+    SETTING("slack", "slack", slack),
+    SETTING("sinks", "sinks", sinks),
+    SETTING("pinned", "pinned_max", pinned_max),
+    SETTING("window", "window", window),
+    SETTING("recent", "recent_pct", recent_pct),
+    SETTING("bias", "bias_pct", bias_pct),
+    SETTING("smooth", "smooth_pct", smooth_pct),
+    SETTING("pool", "pool", pool),
+    SETTING("per-layer", "per_layer", per_layer),
+    SETTING("frames", "frames", frames),
+    SETTING("positions", "positions", positions),
+    SETTING("unit", "frame_unit", frame_unit),
+};
+enum { SETTINGS = sizeof settings / sizeof *settings };
+
+static int *value_of(const ic_session_config *c, int i)
+{
+    return (int *)(void *)((char *)(uintptr_t)c + settings[i].offset);
+}
+
+static void read_options(int argc, char **argv, bool plain, ic_session_config *c)
 {
     if (plain) {
         c->chunk_max = 256;
         c->slack = 0;
         c->pinned_max = 0;
     }
-    const struct {
-        const char *option;
-        int *value;
-    } settings[] = {
-        {"--chunk", &c->chunk_max},     {"--slack", &c->slack},       {"--pinned", &c->pinned_max},
-        {"--sinks", &c->sinks},         {"--window", &c->window},     {"--recent", &c->recent_pct},
-        {"--bias", &c->bias_pct},       {"--smooth", &c->smooth_pct}, {"--pool", &c->pool},
-        {"--per-layer", &c->per_layer}, {"--frames", &c->frames}};
-    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
-        *settings[i].value =
-            (int)ic_bench_number(argc, argv, settings[i].option, *settings[i].value);
+    for (int i = 0; i < SETTINGS; i++) {
+        char option[16];
+        snprintf(option, sizeof option, "--%s", settings[i].option);
+        *value_of(c, i) = (int)ic_bench_number(argc, argv, option, *value_of(c, i));
+    }
+}
+
+/* "name=value/name=value": of one memory alone. Cuts the text. */
+static int read_own(ic_session_config *c, char *text, ic_error *e)
+{
+    char *rest = NULL;
+    for (char *one = strtok_r(text, "/", &rest); one; one = strtok_r(NULL, "/", &rest)) {
+        char *value = strchr(one, '='), *end = NULL;
+        long number = value ? strtol(value + 1, &end, 10) : 0;
+        int i = 0;
+        while (value && i < SETTINGS
+               && (strncmp(settings[i].option, one, (size_t)(value - one)) != 0
+                   || settings[i].option[value - one]))
+            i++;
+        if (!value || end == value + 1 || *end || i == SETTINGS)
+            return ic_error_set(e, IC_EINVAL, "\"%s\" is no setting with a number", one);
+        *value_of(c, i) = (int)number;
+    }
+    return IC_OK;
 }
 
 /* One more of the list; the number of entries then, or a code. */
 static int add(const ic_engine *engine, int argc, char **argv, bool plain, const char *name,
-               const char *tokens, ic_session_config *list, int count, ic_error *e)
+               const char *tokens, const char *own, ic_session_config *list, int count, ic_error *e)
 {
     char *end = NULL;
     long cache = strtol(tokens, &end, 10);
@@ -40,8 +84,11 @@ static int add(const ic_engine *engine, int argc, char **argv, bool plain, const
     ic_session_config *c = &list[count];
     ic_session_config_default(engine, (int)cache, c);
     snprintf(c->policy, sizeof c->policy, "%s", name);
-    read_settings(argc, argv, plain, c);
-    int rc = ic_session_config_check(engine, c, e);
+    read_options(argc, argv, plain, c);
+    char *copy = ic_strdup(own);
+    int rc = read_own(c, copy, e);
+    ic_free(copy);
+    rc = rc ? rc : ic_session_config_check(engine, c, e);
     return rc ? rc : count + 1;
 }
 
@@ -53,6 +100,9 @@ int ic_bench_memories(const ic_engine *engine, int argc, char **argv, bool plain
     char *rest_names = NULL;
     for (char *name = strtok_r(policies, ",", &rest_names); name && count >= 0;
          name = strtok_r(NULL, ",", &rest_names)) {
+        char *own = strchr(name, '/');
+        if (own)
+            *own++ = '\0';
         char *colon = strchr(name, ':');
         if (colon)
             *colon = '\0';
@@ -61,7 +111,7 @@ int ic_bench_memories(const ic_engine *engine, int argc, char **argv, bool plain
         char *rest = NULL;
         for (char *c = strtok_r(caches, ",", &rest); c && count >= 0;
              c = strtok_r(NULL, ",", &rest))
-            count = add(engine, argc, argv, plain, name, c, list, count, e);
+            count = add(engine, argc, argv, plain, name, c, own ? own : "", list, count, e);
         ic_free(caches);
     }
     ic_free(policies);
@@ -70,11 +120,9 @@ int ic_bench_memories(const ic_engine *engine, int argc, char **argv, bool plain
 
 void ic_bench_memory_print(const ic_session_config *c)
 {
-    printf("\"policy\":\"%s\",\"cache_tokens\":%d,\"chunk\":%d,\"slack\":%d,\"sinks\":%d,"
-           "\"pinned_max\":%d,\"window\":%d,\"recent_pct\":%d,\"bias_pct\":%d,\"smooth_pct\":%d,"
-           "\"pool\":%d,\"per_layer\":%d,\"frames\":%d",
-           c->policy, c->cache_tokens, c->chunk_max, c->slack, c->sinks, c->pinned_max, c->window,
-           c->recent_pct, c->bias_pct, c->smooth_pct, c->pool, c->per_layer, c->frames);
+    printf("\"policy\":\"%s\",\"cache_tokens\":%d", c->policy, c->cache_tokens);
+    for (int i = 0; i < SETTINGS; i++)
+        printf(",\"%s\":%d", settings[i].key, *value_of(c, i));
 }
 
 void ic_bench_map_init(ic_bench_map *m, int looks)

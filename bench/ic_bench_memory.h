@@ -7,8 +7,9 @@
 
 enum { IC_BENCH_MEMORIES_MAX = 64 };
 
-/* "--policy NAME[:TOKENS],... --cache-tokens C,...": every name without tokens of its own with
- * every C, in this order; and the settings of IC_BENCH_MEMORY_OPTIONS, which all of them share.
+/* "--policy NAME[:TOKENS][/SETTING=N]...,... --cache-tokens C,...": every name without tokens of
+ * its own with every C, in this order; and the settings of IC_BENCH_MEMORY_OPTIONS, which all share
+ * that have no own ("saddle:256/bias=-1/pool=1").
  * plain: for plain text, in chunks of 256 rows, without slack, nothing pinned. Each is checked.
  * Returns how many, or a negative code. */
 int ic_bench_memories(const ic_engine *engine, int argc, char **argv, bool plain,
@@ -16,11 +17,13 @@ int ic_bench_memories(const ic_engine *engine, int argc, char **argv, bool plain
 /* clang-format off */
 #define IC_BENCH_MEMORY_OPTIONS \
     "--policy", "--cache-tokens", "--chunk", "--slack", "--pinned", "--sinks", "--window", \
-    "--recent", "--bias", "--smooth", "--pool", "--per-layer", "--frames"
+    "--recent", "--bias", "--smooth", "--pool", "--per-layer", "--frames", "--positions", "--unit"
 #define IC_BENCH_MEMORY_USAGE \
-    "[--policy NAME[:TOKENS],...] [--cache-tokens C,...]\n" \
+    "[--policy NAME[:TOKENS][/SETTING=N]...,...]\n" \
+    "           [--cache-tokens C,...]\n" \
     "           [--chunk ROWS] [--slack N] [--pinned N] [--sinks N] [--window L] [--recent PCT]\n" \
-    "           [--bias PCT] [--smooth PCT] [--pool N] [--per-layer 0|1] [--frames N]"
+    "           [--bias PCT] [--smooth PCT] [--pool N] [--per-layer 0|1] [--frames N]\n" \
+    "           [--positions 0|1 (original)] [--unit 1|2 (whole frames)]"
 /* clang-format on */
 
 /* Prints the settings as members of a JSON object, without braces. */

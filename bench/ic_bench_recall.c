@@ -411,7 +411,7 @@ static void print_json(const recall *r, const memory *m, const char *model, cons
         ic_session_stats_of(m->session, &stats);
     printf("{\"bench\":\"recall\",\"model\":\"%s\",\"numerics\":\"%s\",\"meaning\":\"%s\",", model,
            ic_engine_info_of(r->engine)->numerics, ic_engine_info_of(r->engine)->meaning);
-    ic_bench_memory_print(m->session ? ic_session_config_of(m->session) : &m->config);
+    ic_bench_memory_print(&m->config);
     printf(",\"seed\":%s,\"minutes\":%.4g,\"fps\":%.4g,\"frames_in\":%d,\"group_tokens\":%d,"
            "\"rounds\":%d,\"asked\":%d,\"tokens\":%llu,\"evicted_tokens\":%llu",
            seed, (double)r->end_us / 6e7, r->script.fps, r->frames,
@@ -483,12 +483,13 @@ static int open_memories(recall *r, int argc, char **argv, ic_error *e)
     int n = ic_bench_memories(r->engine, argc, argv, false, configs, e), rc = n < 0 ? n : 0;
     for (int i = 0; i < n && rc == 0; i++) {
         memory *m = &r->list[r->count++];
-        m->config = configs[i];
         m->outcome = ic_alloc((size_t)r->script.count);
         m->held = ic_calloc((size_t)r->script.count, sizeof *m->held);
         m->came = ic_calloc((size_t)r->script.seconds + 2, sizeof *m->came);
         ic_bench_map_init(&m->map, r->looks);
         rc = ic_session_new(&m->session, r->engine, &configs[i], e);
+        if (rc == 0)
+            m->config = *ic_session_config_of(m->session); /* settled */
     }
     return rc;
 }

@@ -195,10 +195,12 @@ static int read_fresh(stream *s, int budget, int index, ic_error *e)
         bytes += s->text.pieces[--first % s->text.count].bytes;
     reader *r = &s->fresh;
     float *before = r->before;
-    *r = (reader){.before = before, .config = s->list[0].config};
-    r->config.cache_tokens = budget;
-    r->config.slack = 0;
+    *r = (reader){.before = before};
+    ic_session_config_default(s->engine, budget, &r->config);
     snprintf(r->config.policy, sizeof r->config.policy, "streaming");
+    r->config.chunk_max = s->list[0].config.chunk_max;
+    r->config.slack = 0;
+    r->config.pinned_max = 0;
     int rc = ic_session_new(&r->session, s->engine, &r->config, e);
     for (int i = first; i <= index && rc == 0; i++)
         rc = feed(s, r, i, e);
@@ -583,7 +585,7 @@ static void print_json(const stream *s, const reader *r, const char *model)
     double stretch = (double)all.stretch_rows;
     printf("{\"bench\":\"stream\",\"model\":\"%s\",\"numerics\":\"%s\",\"meaning\":\"%s\",", model,
            ic_engine_info_of(s->engine)->numerics, ic_engine_info_of(s->engine)->meaning);
-    ic_bench_memory_print(r->session ? ic_session_config_of(r->session) : &r->config);
+    ic_bench_memory_print(&r->config);
     printf(",\"text_bytes\":%zu,\"text_fingerprint\":\"%016llx\",\"wanted\":%lld,\"tokens\":%lld,"
            "\"repeated_share\":%.4f,\"resumed\":%d,\"side_by_side\":%d,\"ended\":",
            s->text.size, (unsigned long long)s->fingerprint, (long long)s->tokens,
@@ -649,10 +651,11 @@ static int open_readers(stream *s, int argc, char **argv, ic_error *e)
     s->list = ic_calloc((size_t)(n > 0 ? n : 1), sizeof *s->list);
     for (int i = 0; i < n && rc == 0; i++) {
         reader *r = &s->list[s->count++];
-        r->config = configs[i];
         r->before = ic_calloc((size_t)s->vocab, sizeof *r->before);
         ic_bench_map_init(&r->map, s->looks);
         rc = ic_session_new(&r->session, s->engine, &configs[i], e);
+        if (rc == 0)
+            r->config = *ic_session_config_of(r->session); /* settled */
     }
     return rc;
 }

@@ -12,9 +12,10 @@ import random
 WHENS = ["now", "past", "never"]
 DRAWS = 1000
 COLOURS = {"full": "#000000", "window": "#9a9a9a", "streaming": "#4477aa", "recent-frames": "#228833", "h2o": "#ccbb44",
-           "snapkv": "#aa3377", "saddle-paper": "#66ccee", "saddle": "#ee6677"}
+           "snapkv": "#aa3377", "corm": "#bb8855", "cascade": "#44aa99", "saddle-paper": "#66ccee", "saddle": "#ee6677"}
 MORE_COLOURS = ["#a05000", "#5500aa", "#007070", "#b0a000", "#505050"]
-SETTINGS = ["chunk", "slack", "sinks", "pinned_max", "window", "recent_pct", "bias_pct", "smooth_pct", "pool", "per_layer", "frames"]
+SETTINGS = ["chunk", "slack", "sinks", "pinned_max", "window", "recent_pct", "bias_pct", "smooth_pct", "pool", "per_layer", "frames",
+            "positions", "frame_unit"]
 
 
 def load(out):
@@ -33,9 +34,9 @@ def labelled(results):
     for r in results:
         by_policy.setdefault(r["policy"], []).append(r)
     for policy, mine in by_policy.items():
-        usual = {s: max(by, key=by.count) for s in SETTINGS[4:] for by in [[r[s] for r in mine]]}
+        usual = {s: max(by, key=by.count) for s in SETTINGS[4:] for by in [[r.get(s) for r in mine]]}
         for r in mine:
-            odd = ["%s %s" % (s.replace("_pct", ""), r[s]) for s in usual if r[s] != usual[s]]
+            odd = ["%s %s" % (s.replace("_pct", ""), r.get(s)) for s in usual if r.get(s) != usual[s]]
             out.setdefault(" ".join([policy, *odd]), []).append(r)
     return out
 
@@ -197,12 +198,12 @@ def write_csv(path, head, rows):
 def csv_files(out, points):
     settings = ["policy", "cache_tokens", *SETTINGS]
     write_csv(out + "/recall.csv", ["group", *settings, "seed", "minutes", "when", "distance_s", "asked", "right"], [
-        [g, *(r[s] for s in settings), r["seed"], r["minutes"], p if p in WHENS else "past", "" if p in WHENS else p,
+        [g, *(r.get(s) for s in settings), r["seed"], r["minutes"], p if p in WHENS else "past", "" if p in WHENS else p,
          len(outcomes(r, p)), outcomes(r, p).count("1")]
         for g, _, r in points if r["bench"] == "recall" for p in parts_of([r])])
     columns = ["tokens", "perplexity", "ratio", "stretch_rows", "tokens_per_s", "resident_bytes", "median_age"]
     write_csv(out + "/stream.csv", ["group", *settings, "decile", *columns], [
-        [g, *(r[s] for s in settings), i + 1, *(d[c] for c in columns)]
+        [g, *(r.get(s) for s in settings), i + 1, *(d[c] for c in columns)]
         for g, _, r in points if r["bench"] == "stream" for i, d in enumerate(r["deciles"])])
 
 
@@ -231,10 +232,7 @@ class Svg:
 
 
 def colour_of(label):
-    policy = label.split()[0]
-    if label in COLOURS:
-        return COLOURS[label]
-    return MORE_COLOURS[sum(map(ord, label)) % len(MORE_COLOURS)] if policy not in COLOURS or " " in label else COLOURS[policy]
+    return COLOURS.get(label) or MORE_COLOURS[sum(map(ord, label)) % len(MORE_COLOURS)]
 
 
 def nice_step(span):
