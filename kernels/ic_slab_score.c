@@ -16,9 +16,6 @@ int ic_slab_keep_scores(ic_slab *s, ic_score_kind kind, float smooth, ic_error *
     IC_ASSERT(ic_slab_used(s) == 0 && !s->scores && smooth >= 0 && smooth < 1);
     if (kind == IC_SCORE_NONE)
         return 0;
-    if (s->mirror && kind == IC_SCORE_VOTES)
-        return ic_error_set(e, IC_EUNSUPPORTED,
-                            "this device keeps no such scores: choose another policy, or the CPU");
     s->scores = ic_try_calloc(ic_slab_score_bytes(&s->desc), 1);
     if (!s->scores)
         return ic_error_set(e, IC_ENOMEM, "no memory for the scores of %d rows in %d heads",

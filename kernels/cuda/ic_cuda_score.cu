@@ -25,11 +25,12 @@ static __device__ float window_score(float old, float column, int key, int place
     return old >= 0 && smooth > 0 ? smooth * old + (1 - smooth) * mean : mean;
 }
 
-/* Probabilities of one tile of rows into shared memory. */
+/* Probabilities of one tile of rows into shared memory; with `votes`, whether each is at least one
+ * part in as many as the row sees. Either is over the group: a row is one query of it. */
 template <class T, int DIM>
 static __device__ void weigh_rows(const ic_cuda_queries<T, DIM> &q, const T *keys,
                                   const ic_cuda_stat *stats, int first, int all, int group,
-                                  int place, int key, float *weights)
+                                  int place, int key, bool votes, float *weights)
 {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = lane % 4 * 2;
     float s[PARTS][4];
@@ -39,14 +40,17 @@ static __device__ void weigh_rows(const ic_cuda_queries<T, DIM> &q, const T *key
         int in_tile = warp * 16 + lane / 4 + i * 8, row = first + in_tile;
         int sees = row < all ? place + row / group + 1 - key : 0;
         ic_cuda_stat stat = row < all ? stats[row] : ic_cuda_stat{0, 1};
-        float part = 1.0f / (stat.sum * (float)group);
+        float part = 1.0f / (stat.sum * (float)group), share = 1.0f / (float)group;
+        float least = share / (float)(place + row / group + 1);
 #pragma unroll
         for (int n = 0; n < PARTS; n++)
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 int at = n * 8 + column + r;
-                weights[in_tile * IC_CUDA_TILE_ROOM + at] =
-                    at < sees ? exp2f(s[n][i * 2 + r] - stat.max) * part : 0.0f;
+                float weight = at < sees ? exp2f(s[n][i * 2 + r] - stat.max) * part : 0.0f;
+                if (votes)
+                    weight = weight >= least ? share : 0.0f;
+                weights[in_tile * IC_CUDA_TILE_ROOM + at] = weight;
             }
     }
 }
@@ -84,7 +88,8 @@ static __global__ void __launch_bounds__(IC_CUDA_TILE_THREADS)
         __syncthreads();
         ic_cuda_queries<T, DIM> mine;
         mine.take(queries + tid / 32 * 16 * L::ROW);
-        weigh_rows<T, DIM>(mine, keys, stats, first, all, group, place, key, weights);
+        weigh_rows<T, DIM>(mine, keys, stats, first, all, group, place, key,
+                           v.score_kind == IC_SCORE_VOTES, weights);
         __syncthreads();
         int rows = all - first < TILE ? all - first : TILE;
         for (int r = 0; score && r < rows; r++)

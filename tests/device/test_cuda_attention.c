@@ -410,6 +410,35 @@ static void test_window(void **state)
     }
 }
 
+/* A window's votes agree but where a share is on the threshold, to f32's last bits. */
+static void test_votes(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    shape shape_ = shapes[1];
+    shape_.scores = IC_SCORE_VOTES;
+    feed_data data = make_data(shape_);
+    float *y = random_floats(150 * shape_.heads * shape_.dim), *got = random_floats(2 * MOST);
+    ic_device *devices[2] = {cpu, cuda};
+    for (int d = 0; d < 2; d++) {
+        session s;
+        start(&s, devices[d], shape_);
+        store(&s, &data, 150);
+        attend(&s, &data, 150, 0, 40, y);
+        scores_of(&s, 1, got + d * MOST);
+        stop(&s);
+    }
+    int other = 0, voted = 0;
+    for (int i = 0; i < 150; i++) {
+        other += fabsf(got[i] - got[MOST + i]) > 1e-6f;
+        voted += got[i] > 0.1f && got[i] < 0.9f;
+    }
+    assert_true(voted > 100 && other <= 2);
+    ic_free(y), ic_free(got);
+    drop_data(&data);
+}
+
 /* Sums over prefill and decode agree, and slices leave no trace in them. */
 static void test_sums(void **state)
 {
@@ -491,6 +520,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_slices, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_batch, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_window, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_votes, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_sums, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_full, open_devices, close_devices),
     };
