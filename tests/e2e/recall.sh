@@ -58,6 +58,9 @@ assert total(window, 3) <= (64 + window["chunk"] + window["slack"]) * heads
 assert sum(window["map"]["frames"][3][:2]) == 0 and sum(held["map"]["frames"][3][:2]) > 0
 PY
 
+recall --policy nonsense 2>/dev/null && fail "an unknown policy is taken"
+recall --policy saddle/nonsense=1 2>"$folder/error" && fail "an unknown setting is taken"
+grep -q 'is no setting' "$folder/error" || fail "$(cat "$folder/error")"
 printf 'film\tfilm.mp4\t2\t24\n5\tnow\t0\t-1\twhere\n' >"$folder/stream_7.tsv"
 recall --policy saddle:1500 --json 2>"$folder/error" && fail "a damaged script is taken"
 grep -q 'a round has 5 fields, not 7' "$folder/error" || fail "$(cat "$folder/error")"
