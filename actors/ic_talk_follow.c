@@ -144,3 +144,18 @@ void talk_follow_fini(talk *t)
     while (t->kept)
         drop_oldest(t);
 }
+
+void talk_take_attach(talk *t, const ic_mail_request *r)
+{
+    const ic_wire_attach *m = &r->msg.attach;
+    int64_t from = ic_wire_has(m, attach, from) ? (int64_t)m->from : t->event_next;
+    int64_t first = t->record.event_first > 0 ? t->record.event_first : 1;
+    if (from < first)
+        from = first;
+    ic_wire_msg ok = talk_ok(t, r);
+    ic_wire_put(&ok.ok, ok, first, (uint64_t)first);
+    ic_wire_put(&ok.ok, ok, last, (uint64_t)t->event_next - 1);
+    talk_send_ok(t, r, &ok);
+    uint64_t credit = ic_wire_get(m, attach, credit, t->limits->event_credit);
+    talk_attach(t, r->peer, from, (int64_t)(credit > INT64_MAX / 2 ? INT64_MAX / 2 : credit), true);
+}

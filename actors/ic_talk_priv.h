@@ -297,6 +297,7 @@ void talk_notice(talk *t, const char *code, const char *fmt, ...)
 /* ic_talk_follow.c */
 void talk_attach(talk *t, uint64_t peer, int64_t from, int64_t credit, bool replace);
 void talk_detach(talk *t, uint64_t peer);
+void talk_take_attach(talk *t, const ic_mail_request *r); /* ATTACH */
 void talk_credit(talk *t, uint64_t peer, uint64_t bytes);
 void talk_keep_event(talk *t, int64_t number, const ic_buf *body);
 void talk_follow(talk *t); /* sends what credit allows */
