@@ -1,5 +1,5 @@
-/* What a daemon that was killed counts afterwards: the usage that answers tell must add up as if it
- * had gone on. IC_NEEDS_SERVER */
+/* A daemon that comes back: to what it has told already, to clients that ask again, to a store that
+ * was damaged meanwhile. IC_NEEDS_SERVER */
 #include <sqlite3.h>
 
 #include "ic_daemon.h"
@@ -242,12 +242,77 @@ static void a_repeated_source_goes_on(void **state)
     stop_daemon(&d);
 }
 
+static void execute(const daemon_process *d, const char *fmt, const char *id)
+{
+    sqlite3 *db;
+    char *text = sqlite3_mprintf(fmt, id), *error = NULL;
+    assert_int_equal(sqlite3_open(d->store, &db), SQLITE_OK);
+    if (sqlite3_exec(db, text, NULL, NULL, &error) != SQLITE_OK)
+        fail_msg("%s: %s", text, error);
+    assert_true(sqlite3_changes(db) > 0);
+    sqlite3_free(text);
+    sqlite3_close(db);
+}
+
+/* A session whose checkpoint or journal is damaged is refused by name, as often as it is asked for;
+ * the others are served meanwhile, and the damaged one can be deleted. */
+static void damage_is_named_and_stays_where_it_is(void **state)
+{
+    (void)state;
+    static const char *const damages[] = {
+        "UPDATE segment_data SET data = zeroblob(length(data)) WHERE n = (SELECT max(l.segment) "
+        "FROM "
+        "checkpoint_segment l JOIN session s ON s.checkpoint = l.checkpoint WHERE s.id = %Q)",
+        "UPDATE checkpoint SET state = state || x'00' WHERE n = (SELECT checkpoint FROM session "
+        "WHERE id = %Q)",
+        "INSERT INTO journal(session, number, kind, time_us, sum, payload) SELECT n, journal_base "
+        "+ "
+        "1, 5, 1, 77, x'0107' FROM session WHERE id = %Q"};
+    daemon_process d;
+    prepare(&d, "damage");
+    for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
+        char sound[64], broken[64], name[16];
+        ic_wire_msg m, reply;
+        start_daemon(&d, tiny_model(), small_cache);
+        talker *t = connect_talker(&d);
+        new_session(t, broken);
+        new_session(t, sound);
+        free(ask(t, broken, first, 20).text);
+        free(ask(t, sound, first, 20).text);
+        simple(t, IC_WIRE_SUSPEND, broken, &reply);
+        ic_wire_msg_fini(&reply);
+        disconnect_talker(&t);
+        stop_daemon(&d);
+        execute(&d, damages[i], broken);
+        start_daemon(&d, tiny_model(), small_cache);
+        t = connect_talker(&d);
+        snprintf(name, sizeof name, "%.8s", broken);
+        for (int again = 0; again < 2; again++) {
+            ic_wire_msg_init(&m, IC_WIRE_RESUME);
+            ic_wire_put(&m.resume, resume, session, broken);
+            request(t, &m, &reply);
+            assert_int_equal(reply.verb, IC_WIRE_ERROR);
+            assert_string_equal(reply.error.code, "CORRUPT");
+            assert_non_null(strstr(reply.error.message, name));
+            assert_non_null(strstr(reply.error.message, "damaged"));
+            ic_wire_msg_fini(&reply);
+            free(ask(t, sound, last, 5).text);
+        }
+        simple(t, IC_WIRE_RM, broken, &reply);
+        ic_wire_msg_fini(&reply);
+        free(ask(t, sound, last, 5).text);
+        disconnect_talker(&t);
+        stop_daemon(&d);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_empty_answer_is_counted_once),
         cmocka_unit_test(a_question_taken_back_counts_nothing),
         cmocka_unit_test(a_repeated_source_goes_on),
+        cmocka_unit_test(damage_is_named_and_stays_where_it_is),
     };
     return cmocka_run_group_tests(tests, daemon_setup, daemon_teardown);
 }
