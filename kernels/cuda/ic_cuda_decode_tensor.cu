@@ -298,8 +298,8 @@ static __global__ void __launch_bounds__(THREADS)
     float s[TILES][4], o[4 * M][4];
 #pragma unroll
     for (int t = 0; t < TILES; t++) {
-        ic_cuda_copy_wait<TILES
-                          - 1>(); /* each tile of keys that is used up makes room for values */
+        /* Each tile of keys that is used up makes room for values. */
+        ic_cuda_copy_wait<TILES - 1>();
         score_tile<T, M>(lane, q, tiles + t * bytes, places, first + t * KEYS, keys, s[t]);
         __syncwarp();
         fetch_values(tiles + t * bytes, values, slots, first + t * KEYS, keys, j.dim);
