@@ -9,6 +9,7 @@
 
 #include "base/ic_mem.h"
 #include "bench/ic_bench.h"
+#include "bench/ic_bench_device.h"
 #include "kernels/ic_ops.h"
 
 typedef struct shape {
@@ -391,13 +392,28 @@ static const shape *find_shape(const char *name)
     return NULL;
 }
 
+static int run_on_device(const char *kind, int argc, char **argv)
+{
+    ic_error e = {0};
+    const char *name = ic_bench_option(argc, argv, "--shape", "qwen3-vl-8b");
+    long seconds = ic_bench_number(argc, argv, "--seconds", 3);
+    int rc = ic_bench_device(kind, name, seconds < 1 ? 1 : (double)seconds,
+                             ic_bench_flag(argc, argv, "--json"), &e);
+    if (rc)
+        fprintf(stderr, "infchat-bench engine: %s\n", e.text);
+    return rc ? 1 : 0;
+}
+
 static int run(int argc, char **argv)
 {
     static const char *const flags[] = {"--json", NULL};
-    static const char *const options[] = {"--shape",   "--dtype",   "--threads",
-                                          "--history", "--seconds", NULL};
+    static const char *const options[] = {"--shape",   "--dtype",  "--threads", "--history",
+                                          "--seconds", "--device", NULL};
     if (!ic_bench_check(argc, argv, flags, options))
         return 2;
+    const char *device = ic_bench_option(argc, argv, "--device", "cpu");
+    if (strcmp(device, "cpu") != 0)
+        return run_on_device(device, argc, argv);
     const shape *s = find_shape(ic_bench_option(argc, argv, "--shape", "qwen3-0.6b"));
     int dtype = ic_dtype_parse(ic_bench_option(argc, argv, "--dtype", "bf16"));
     long history = ic_bench_number(argc, argv, "--history", 2048);
@@ -430,5 +446,5 @@ static int run(int argc, char **argv)
 const ic_bench_command ic_bench_engine = {
     "engine",
     "--shape demo|qwen3-0.6b|qwen3-vl-2b|qwen3-vl-8b [--dtype bf16|f32] [--threads N]\n"
-    "           [--history ROWS] [--seconds N] [--json]",
+    "           [--history ROWS] [--seconds N] [--json] [--device cpu|cuda]",
     "prefill and decode of a text tower with random weights, against memory and GEMM rates", run};

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/ic_assert.h"
+#include "base/ic_mem.h"
 #include "kernels/ic_device_priv.h"
 
 static const struct {
@@ -85,6 +86,19 @@ void ic_device_free(ic_device *d, void *memory)
 {
     if (memory)
         d->backend->free(d, memory);
+}
+
+void *ic_device_alloc_host(ic_device *d, size_t bytes)
+{
+    return d->backend->alloc_host ? d->backend->alloc_host(d, bytes) : ic_try_alloc(bytes);
+}
+
+void ic_device_free_host(ic_device *d, void *memory)
+{
+    if (memory && d->backend->free_host)
+        d->backend->free_host(d, memory);
+    else
+        ic_free(memory);
 }
 
 int ic_device_upload(ic_device *d, void *to_device, const void *from_host, size_t bytes)

@@ -61,6 +61,10 @@ const char *ic_device_trouble(ic_device *d);
  * owns. */
 void *ic_device_alloc(ic_device *d, size_t bytes);
 void ic_device_free(ic_device *d, void *memory);
+/* Host memory from which and to which copies are fastest (page-locked for a GPU), content
+ * undefined. NULL when it is not to be had. Caller owns. Any thread. */
+void *ic_device_alloc_host(ic_device *d, size_t bytes);
+void ic_device_free_host(ic_device *d, void *memory);
 int ic_device_upload(ic_device *d, void *to_device, const void *from_host, size_t bytes);
 int ic_device_download(ic_device *d, void *to_host, const void *from_device, size_t bytes);
 

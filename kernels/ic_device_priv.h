@@ -10,6 +10,9 @@ typedef struct ic_backend {
     void (*close)(ic_device *d);
     void *(*alloc)(ic_device *d, size_t bytes);
     void (*free)(ic_device *d, void *memory);
+    /* Host memory that copies fastest; NULL: any does. */
+    void *(*alloc_host)(ic_device *d, size_t bytes);
+    void (*free_host)(ic_device *d, void *memory);
     int (*upload)(ic_device *d, void *to_device, const void *from_host, size_t bytes);
     int (*download)(ic_device *d, void *to_host, const void *from_device, size_t bytes);
     int (*weight_new)(ic_weight **out, ic_device *d, const void *host, ic_dtype from,
@@ -17,6 +20,9 @@ typedef struct ic_backend {
     void (*weight_destroy)(ic_weight *w);
     int (*slab_store)(ic_slab *s, int layer, int appended, int first, const ic_mat *k,
                       const ic_mat *v);
+    /* NULL: one by one. */
+    int (*slab_store_each)(ic_slab *const *slabs, int n, int layer, const ic_mat *k,
+                           const ic_mat *v);
     /* Of a backend that keeps its own copy of a slab's tables and carries out what changes them
      * (all five); NULL: the host's tables are the only ones (ic_slab_priv.h). */
     int (*slab_open)(ic_slab *s, ic_error *e);
@@ -38,6 +44,9 @@ typedef struct ic_backend {
     int (*scatter)(ic_device *d, const ic_mat *x, const int32_t *rows, bool set, ic_mat *y);
     int (*attention_prefill)(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
                              int behind, const ic_rope *rope, float scale, int window, ic_mat *y);
+    /* NULL: one by one. */
+    int (*attention_slices)(ic_device *d, const ic_slice *slices, int n, int layer, int heads,
+                            const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y);
     int (*attention_score)(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
                            const ic_rope *rope, float scale);
     int (*attention_decode)(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,

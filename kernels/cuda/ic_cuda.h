@@ -133,6 +133,10 @@ int ic_cuda_wait(ic_device *d);
 void *ic_cuda_alloc(ic_device *d, size_t bytes);
 void ic_cuda_free(ic_device *d, void *memory);
 
+/* Page-locked host memory. */
+void *ic_cuda_alloc_host(ic_device *d, size_t bytes);
+void ic_cuda_free_host(ic_device *d, void *memory);
+
 /* The bytes on their way to the device; the kernels that are started next may read them there.
  * 256-byte aligned; valid until the stream has got to what was started before the next megabytes of
  * staging. NULL: the device failed, or `bytes` is beyond IC_CUDA_STAGE_MAX. */
@@ -157,7 +161,7 @@ int ic_cuda_launch(ic_cuda_device *d, void (*kernel)(Params...), dim3 grid, dim3
 {
     if (d->replays)
         return 0;
-    if (shared > 48 * 1024)
+    if (shared > 32 * 1024) /* a kernel's static shared memory counts towards the 48 KiB as well */
         IC_CUDA_TRY(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                             (int)shared));
     ic_cuda_busy = true;

@@ -66,6 +66,20 @@ void ic_cuda_free(ic_device *d, void *memory)
     give_back(ic_cuda_of(d), (char *)memory);
 }
 
+void *ic_cuda_alloc_host(ic_device *base, size_t bytes)
+{
+    void *memory = NULL;
+    return ic_cuda_check(ic_cuda_of(base), cudaMallocHost(&memory, bytes), "locking memory")
+               ? NULL
+               : memory;
+}
+
+void ic_cuda_free_host(ic_device *d, void *memory)
+{
+    (void)d;
+    (void)cudaFreeHost(memory);
+}
+
 /* --- scratch --- */
 
 int ic_cuda_reserve(ic_cuda_device *d, enum ic_cuda_room room, size_t bytes)

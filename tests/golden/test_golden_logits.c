@@ -161,5 +161,5 @@ int main(void)
         cmocka_unit_test(test_logits_f32), cmocka_unit_test(test_logits_bf16),
         cmocka_unit_test(test_greedy),
     };
-    return IC_TEST_RUN(tests);
+    return ic_test_device_is_there() ? IC_TEST_RUN(tests) : IC_TEST_SKIPPED;
 }

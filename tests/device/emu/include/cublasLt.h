@@ -34,21 +34,21 @@ typedef enum cublasLtMatmulPreferenceAttributes_t {
 
 typedef struct cublasLtContext {
     int unused;
-} *cublasLtHandle_t;
+} * cublasLtHandle_t;
 typedef struct ic_emu_product {
     cublasOperation_t transposed;
     cublasLtEpilogue_t epilogue;
     const float *bias;
     cudaDataType_t bias_type;
-} *cublasLtMatmulDesc_t;
+} * cublasLtMatmulDesc_t;
 typedef struct ic_emu_layout {
     cudaDataType_t type;
     uint64_t rows, cols; /* columns lie one after the other */
     int64_t stride;
-} *cublasLtMatrixLayout_t;
+} * cublasLtMatrixLayout_t;
 typedef struct ic_emu_preference {
     int unused;
-} *cublasLtMatmulPreference_t;
+} * cublasLtMatmulPreference_t;
 typedef struct cublasLtMatmulAlgo_t {
     int unused;
 } cublasLtMatmulAlgo_t;
@@ -67,14 +67,14 @@ template <class T> static inline cublasStatus_t ic_emu_delete(T *at)
     delete at;
     return CUBLAS_STATUS_SUCCESS;
 }
-#define cublasLtCreate(out)                      ic_emu_new(out)
-#define cublasLtDestroy(at)                      ic_emu_delete(at)
-#define cublasLtMatmulDescCreate(out, c, s)      ic_emu_new(out)
-#define cublasLtMatmulDescDestroy(at)            ic_emu_delete(at)
-#define cublasLtMatrixLayoutCreate(out, t, ...)  ic_emu_new_layout(out, t, __VA_ARGS__)
-#define cublasLtMatrixLayoutDestroy(at)          ic_emu_delete(at)
-#define cublasLtMatmulPreferenceCreate(out)      ic_emu_new(out)
-#define cublasLtMatmulPreferenceDestroy(at)      ic_emu_delete(at)
+#define cublasLtCreate(out)                       ic_emu_new(out)
+#define cublasLtDestroy(at)                       ic_emu_delete(at)
+#define cublasLtMatmulDescCreate(out, c, s)       ic_emu_new(out)
+#define cublasLtMatmulDescDestroy(at)             ic_emu_delete(at)
+#define cublasLtMatrixLayoutCreate(out, t, ...)   ic_emu_new_layout(out, t, __VA_ARGS__)
+#define cublasLtMatrixLayoutDestroy(at)           ic_emu_delete(at)
+#define cublasLtMatmulPreferenceCreate(out)       ic_emu_new(out)
+#define cublasLtMatmulPreferenceDestroy(at)       ic_emu_delete(at)
 #define cublasLtMatmulPreferenceSetAttribute(...) (CUBLAS_STATUS_SUCCESS)
 
 static inline cublasStatus_t ic_emu_new_layout(cublasLtMatrixLayout_t *out, cudaDataType_t type,
@@ -93,8 +93,8 @@ static inline cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t
                                                             cublasLtMatmulDescAttributes_t what,
                                                             const void *value, size_t bytes)
 {
-    void *to = what == CUBLASLT_MATMUL_DESC_TRANSA     ? (void *)&p->transposed
-               : what == CUBLASLT_MATMUL_DESC_EPILOGUE ? (void *)&p->epilogue
+    void *to = what == CUBLASLT_MATMUL_DESC_TRANSA         ? (void *)&p->transposed
+               : what == CUBLASLT_MATMUL_DESC_EPILOGUE     ? (void *)&p->epilogue
                : what == CUBLASLT_MATMUL_DESC_BIAS_POINTER ? (void *)&p->bias
                                                            : (void *)&p->bias_type;
     memcpy(to, value, bytes);
