@@ -2,8 +2,9 @@
  * refused, or the session goes on. The engine is the smallest golden model.
  *
  * The input says what to change in a sound page, so that it stays of use when the format changes: a
- * byte of flags (1: the checksum is made right again, 2: cut to the length that follows in 2 bytes),
- * then changes of 3 bytes each: offset (2), what to add to the byte there. No input: no change. */
+ * byte of flags (1: the checksum is made right again, 2: cut to the length that follows in 2
+ * bytes), then changes of 3 bytes each: offset (2), what to add to the byte there. No input: no
+ * change. */
 #include <stdlib.h>
 #include <string.h>
 
