@@ -29,15 +29,10 @@ def distance_name(seconds):
 
 
 def labelled(results):
-    """{label: [results]}: by policy, and by what its settings have otherwise than most of that policy's results."""
-    by_policy, out = {}, {}
+    """{label: [results]}: by policy and the settings that were given."""
+    out = {}
     for r in results:
-        by_policy.setdefault(r["policy"], []).append(r)
-    for policy, mine in by_policy.items():
-        usual = {s: max(by, key=by.count) for s in SETTINGS[4:] for by in [[r.get(s) for r in mine]]}
-        for r in mine:
-            odd = ["%s %s" % (s.replace("_pct", ""), r.get(s)) for s in usual if r.get(s) != usual[s]]
-            out.setdefault(" ".join([policy, *odd]), []).append(r)
+        out.setdefault(r["label"], []).append(r)
     return out
 
 
@@ -333,7 +328,7 @@ def kept_map(svg, box, r, unit):
                         y0 + side - (b + 1) * cell, (last - i + 1) * cell, cell, *rgb, kind[1] / 10)
             i = last + 1
     svg.add('<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="none" stroke="#888"/>', x0, y0, side, side)
-    svg.text(x0 + side / 2, y0 - 6, "%s, %d tokens" % (r["policy"], r["cache_tokens"]), "middle", 12)
+    svg.text(x0 + side / 2, y0 - 6, "%s, %d tokens" % (r["label"], r["cache_tokens"]), "middle", 12 if len(r["label"]) < 22 else 9)
     span = m.get("seconds", m.get("tokens", 0))
     for k in range(5):
         name = "%.3g" % (span * k / 4 / (60 if "seconds" in m else 1000))
@@ -346,12 +341,13 @@ def map_figure(folder, group, results):
     mapped = [r for r in results if "map" in r and r["policy"] != "full"]
     seen, unique = set(), []
     for r in mapped:
-        if (r["policy"], r["cache_tokens"]) not in seen:
-            seen.add((r["policy"], r["cache_tokens"]))
+        if (r["label"], r["cache_tokens"]) not in seen:
+            seen.add((r["label"], r["cache_tokens"]))
             unique.append(r)
     if not unique:
         return
-    unique.sort(key=lambda r: order(labelled(unique)).index(r["policy"]) if r["policy"] in order(labelled(unique)) else 99)
+    labels = order(labelled(unique))
+    unique.sort(key=lambda r: labels.index(r["label"]))
     across, side = min(4, len(unique)), 200
     svg = Svg(across * 245 + 20, math.ceil(len(unique) / across) * 260 + 20)
     unit = "minutes" if "seconds" in unique[0]["map"] else "thousand tokens"

@@ -27,7 +27,7 @@ stream -- --pool 1 --map 4
 printf 'before\n<!-- stream -->\nold\n<!-- end -->\nafter\n' >"$folder/doc.md"
 sweep draw --docs "$folder/doc.md" >/dev/null || fail "draw failed"
 [ "$(sed -n '1p;$p' "$folder/doc.md" | paste -sd' ')" = "before after" ] && ! grep -q old "$folder/doc.md" || fail "$(cat "$folder/doc.md")"
-grep -q '^| 256 | `saddle pool 1` | 8,' "$folder/doc.md" || fail "the table has no line for other settings: $(cat "$folder/doc.md")"
+grep -q '^| 256 | `saddle pool=1` | 8,' "$folder/doc.md" || fail "the table has no line for other settings: $(cat "$folder/doc.md")"
 [ "$(wc -l <"$folder/out/stream.csv")" = $((1 + 8 * 10)) ] || fail "eight memories in tenths are not 80 lines of CSV"
 python3 - "$folder/doc" <<'PY' || fail "the figures are not there, or not XML"
 import sys, os, xml.dom.minidom
