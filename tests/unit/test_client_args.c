@@ -162,6 +162,7 @@ static void wrong_usage_is_named(void **state)
         {"new --seed -1", "--seed -1"},
         {"new --bias -1", "--bias -1"},
         {"new --granularity row", "--granularity row"},
+        {"ask 3f9a x --memory", "ask takes no --memory"},
         {"ask 3f9a x --pool 3", "ask takes no --pool"},
         {"new --seed 18446744073709551616", "--seed"},
         {"new --cache-tokens 0", "--cache-tokens 0"},
@@ -293,14 +294,27 @@ static void times_are_written(void **state)
     assert_string_equal(out, "1:02:03");
 }
 
+/* The strip has one character per part, the denser the more of it is held; nothing held is blank,
+ * and the least that is held is not. */
+static void the_strip_tells(void **state)
+{
+    (void)state;
+    ic_wire_memory_bin bins[] = {
+        {.text = 1}, {.text = 0.001}, {0}, {.text = 0.25, .frames = 0.25}, {.frames = 1}};
+    char text[6];
+    ic_cli_view_strip(&(ic_wire_memory_bin_list){.count = 5, .items = bins}, text);
+    assert_string_equal(text, "@. +@");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(options_are_read),        cmocka_unit_test(settings_are_read),
-        cmocka_unit_test(forks_are_read),          cmocka_unit_test(words_are_read),
-        cmocka_unit_test(wrong_usage_is_named),    cmocka_unit_test(times_are_read),
-        cmocka_unit_test(sources_are_told_apart),  cmocka_unit_test(the_bar_tells),
-        cmocka_unit_test(texts_are_made_harmless), cmocka_unit_test(times_are_written),
+        cmocka_unit_test(options_are_read),       cmocka_unit_test(settings_are_read),
+        cmocka_unit_test(forks_are_read),         cmocka_unit_test(words_are_read),
+        cmocka_unit_test(wrong_usage_is_named),   cmocka_unit_test(times_are_read),
+        cmocka_unit_test(sources_are_told_apart), cmocka_unit_test(the_bar_tells),
+        cmocka_unit_test(the_strip_tells),        cmocka_unit_test(texts_are_made_harmless),
+        cmocka_unit_test(times_are_written),
     };
     return IC_TEST_RUN(tests);
 }

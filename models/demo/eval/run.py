@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Asks the questions of a held-out set through the service itself and prints the share of right answers per kind.
 
-usage: run.py [--build DIR] [--model DIR] [--set DIR] [--policy NAME] [--cache-tokens N] [--json] [--verbose]
+usage: run.py [--build DIR] [--model DIR] [--set DIR] [--policy NAME] [--cache-tokens N] [--settings OPTIONS]
+              [--json] [--verbose]
 
 Starts infchatd on a private endpoint with its own store, plays every clip of <set>/questions.json into a new session with
 `infchat new --video`, and asks its rounds with `infchat ask`, as a user would. An answer is right when every phrase of
@@ -76,11 +77,13 @@ def main():
     options.add_argument("--set", default=HERE)
     options.add_argument("--policy", help="what the sessions' memory keeps (docs/policies.md)")
     options.add_argument("--cache-tokens", help="and how much")
+    options.add_argument("--settings", default="", help="and how: further options of infchat new, in one word")
     options.add_argument("--json", action="store_true")
     options.add_argument("--verbose", action="store_true", help="print the wrong answers")
     given = options.parse_args()
     memory = ["--policy", given.policy] if given.policy else []
     memory += ["--cache-tokens", given.cache_tokens] if given.cache_tokens else []
+    memory += given.settings.split()
     with Service(given.build, given.model) as service:
         kinds = ask_all(service, given.set, given.verbose, memory)
     everything = [right for answers in kinds.values() for right in answers]
