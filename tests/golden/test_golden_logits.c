@@ -14,6 +14,18 @@ static const char *const cases[] = {
 };
 enum { CASES = sizeof cases / sizeof *cases, GREEDY = 64, BUDGET = 1024 };
 
+/* INFCHAT_TEST_CASES, where it is set, names those that are run: a device that is emulated is slow.
+ */
+static bool is_wanted(const char *name)
+{
+    const char *wanted = getenv("INFCHAT_TEST_CASES");
+    return !wanted || strstr(wanted, name);
+}
+
+#define FOR_CASES(i)                                                                               \
+    for (int i = 0; i < CASES; i++)                                                                \
+        if (is_wanted(cases[i]))
+
 /* One case from the first turn to its last greedy token. */
 typedef struct run {
     ic_test_case c;
@@ -64,7 +76,8 @@ static double largest_error(const run *r, double *largest)
 static void test_token_ids(void **state)
 {
     (void)state;
-    for (int i = 0; i < CASES; i++) {
+    FOR_CASES(i)
+    {
         run r;
         run_case(&r, cases[i], NULL);
         print_message("%s\n", cases[i]);
@@ -80,7 +93,8 @@ static void test_token_ids(void **state)
 static void test_positions(void **state)
 {
     (void)state;
-    for (int i = 0; i < CASES; i++) {
+    FOR_CASES(i)
+    {
         run r;
         run_case(&r, cases[i], NULL);
         const ic_slab *slab = ic_session_slab(r.session);
@@ -106,7 +120,8 @@ static void test_positions(void **state)
 static void test_logits_f32(void **state)
 {
     (void)state;
-    for (int i = 0; i < CASES; i++) {
+    FOR_CASES(i)
+    {
         run r;
         double largest;
         run_case(&r, cases[i], "f32");
@@ -123,7 +138,8 @@ static void test_logits_bf16(void **state)
 {
     (void)state;
     int seen = 0;
-    for (int i = 0; i < CASES; i++) {
+    FOR_CASES(i)
+    {
         run r;
         double largest;
         run_case(&r, cases[i], NULL);
@@ -137,14 +153,15 @@ static void test_logits_bf16(void **state)
         }
         end_case(&r);
     }
-    assert_true(seen >= 3);
+    assert_true(seen >= 3 || getenv("INFCHAT_TEST_CASES"));
 }
 
 /* 64 greedy tokens are the same tokens, in single precision. */
 static void test_greedy(void **state)
 {
     (void)state;
-    for (int i = 0; i < CASES; i++) {
+    FOR_CASES(i)
+    {
         run r;
         run_case(&r, cases[i], "f32");
         assert_int_equal(r.log.finish, IC_FINISH_LENGTH);
