@@ -731,6 +731,10 @@ static void do_resume(talk *t, const ic_mail_request *r)
     ic_wire_msg ok = talk_ok(t, r);
     ic_wire_put(&ok.ok, ok, exact, t->exact && !t->head.inexact);
     ic_wire_put(&ok.ok, ok, recomputed_tokens, t->recomputed);
+    if (t->rebuild_notice_count)
+        ic_wire_put(&ok.ok, ok, notices,
+                    ((ic_wire_strs){.count = t->rebuild_notice_count,
+                                    .items = (const char **)t->rebuild_notices}));
     talk_send_ok(t, r, &ok);
 }
 
@@ -776,15 +780,20 @@ static void take_live(talk *t, ic_mail_request **r_p)
 static void take_life(talk *t, ic_mail_request **r_p)
 {
     bool resume = (*r_p)->msg.verb == IC_WIRE_RESUME;
+    if (resume && ic_wire_get(&(*r_p)->msg.resume, resume, rebuild, false)
+        && (t->phase == TALK_SUSPENDED || t->phase == TALK_FAILED))
+        t->rebuild = true;
     t->spoken_us = ic_clock_mono_us();
     switch (t->phase) {
     case TALK_LIVE:
+        if (t->rebuilding)
+            break;
         take_live(t, r_p);
         return;
     case TALK_STOPPING:
     case TALK_CLOSING:
-        if (t->why == TALK_WHY_IDLE || t->why == TALK_WHY_ROOM)
-            break; /* not the client's doing: it comes back for this */
+        if (t->why == TALK_WHY_IDLE || t->why == TALK_WHY_ROOM || t->why == TALK_WHY_FAIL)
+            break; /* not the client's doing: it comes back for this, or says why not */
         talk_send_error(t, *r_p, IC_WIRE_CODE_BUSY, "the session is being suspended: try again");
         return;
     case TALK_FAILED:
@@ -925,6 +934,9 @@ static void take_job(talk *t, ic_mail **m_p)
     case TALK_JOB_SEGMENT:
         talk_segment(t, (ic_job_segment *)job);
         break;
+    case TALK_JOB_TRANSCRIPT:
+        talk_rebuild_read(t, (ic_job_transcript *)job);
+        break;
     case TALK_JOB_CHECKPOINT:
         talk_checkpoint_done(t, (ic_job_checkpoint *)job);
         break;
@@ -944,6 +956,7 @@ static void take_room(talk *t, const ic_mail_plain *m)
         return;
     }
     t->phase = TALK_OPENING;
+    talk_rebuild_config(t);
     ic_mail_open *open = ic_mail_new(IC_MAIL_OPEN, sizeof *open, NULL);
     open->config = t->config.engine;
     open->reply = ic_port_open(t->self->inbox);
@@ -963,7 +976,7 @@ static void take_closed(talk *t)
     if (t->phase == TALK_FAILED)
         return; /* of a cache that was given up before it came */
     stopped(t);
-    if (t->phase == TALK_SUSPENDED)
+    if (t->phase == TALK_SUSPENDED || t->phase == TALK_FAILED)
         take_waiting(t);
 }
 
@@ -1073,7 +1086,7 @@ static void advance_live(talk *t)
         talk_lease_out(t);
     talk_pump(t);
     talk_source_tick(t);
-    if (talk_checkpoint_due(t))
+    if (talk_checkpoint_due(t) || (t->rebuilding && !t->checkpointing && !t->checkpoint_error.code))
         t->home_wanted = true;
     if (t->home_wanted && t->lease == TALK_LEASE_OUT && !t->model_busy)
         talk_recall(t);
@@ -1153,6 +1166,7 @@ static void fini(talk *t)
     talk_turn_free(&t->turn);
     talk_unit_drop_all(t);
     talk_checkpoint_fini(t);
+    talk_rebuild_forget(t);
     refuse_waiting(t, IC_WIRE_CODE_SHUTDOWN, "the server is stopping");
     ic_mail_request *r;
     while ((r = next_waiting(&t->stop_replies)))

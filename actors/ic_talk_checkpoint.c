@@ -194,7 +194,7 @@ static void adopt(talk *t)
     t->segments = now;
     t->segment_count = count;
     ic_session_mark_saved(t->session);
-    t->touched = false;
+    t->touched = t->rebuilding = t->rebuild = false;
     t->journal_bytes = 0;
     uint64_t bytes = 0;
     for (int i = 0; i < t->fresh_count; i++)

@@ -149,18 +149,28 @@ void talk_segment(talk *t, ic_job_segment *done)
         next_segment(t);
 }
 
+/* Nothing has been loaded yet: the cache is as it came. */
+static void give_up_memory(talk *t, int rc, ic_error *e)
+{
+    bool helps = rc == IC_EMISMATCH || rc == IC_EFORMAT || rc == IC_EVERSION;
+    if (t->rebuild && helps)
+        talk_rebuild_begin(t, e);
+    else
+        refuse(t, rc, e);
+}
+
 void talk_loaded(talk *t, ic_job_load **done_p)
 {
     ic_error e = {0};
     t->load = *done_p;
     *done_p = NULL;
     int rc = t->load->job.rc;
+    t->journal_last = t->load->journal_last;
     if (rc) {
         e = t->load->job.error;
-        refuse(t, rc, &e);
+        give_up_memory(t, rc, &e);
         return;
     }
-    t->journal_last = t->load->journal_last;
     t->restoring = t->journal_last > 0;
     t->segment_at = 0;
     t->state_loaded = false;
@@ -169,7 +179,7 @@ void talk_loaded(talk *t, ic_job_load **done_p)
     if (t->load->reader) {
         rc = check_manifest(t, &e);
         if (rc)
-            refuse(t, rc, &e);
+            give_up_memory(t, rc, &e);
         else
             next_segment(t);
         return;
@@ -201,6 +211,7 @@ void talk_opened(talk *t, ic_mail_lease *m)
     t->restore_began_us = ic_clock_mono_us();
     t->restore_bytes = 0;
     ic_job_load *job = ic_job_load_new(t->id, t->store_reply, TALK_JOB_LOAD);
+    job->verify = t->rebuild;
     ic_port_send(&t->self->outbox, t->args->store, &job);
 }
 

@@ -47,7 +47,8 @@ enum { /* tags of store jobs */
        TALK_JOB_EVENTS,
        TALK_JOB_LOAD,
        TALK_JOB_SEGMENT,
-       TALK_JOB_CHECKPOINT
+       TALK_JOB_CHECKPOINT,
+       TALK_JOB_TRANSCRIPT
 };
 
 /* --- one question ------------------------------------------------------------------------------
@@ -251,7 +252,11 @@ typedef struct talk {
     int64_t checkpoint_after_us; /* not before that */
     int64_t checkpoint_began_us, restore_began_us;
     uint64_t restore_bytes;
-    bool restoring; /* something was stored */
+    bool restoring;         /* something was stored */
+    bool rebuild;           /* a client wishes the memory made again, where it cannot be had */
+    bool rebuilding;        /* it is being made again, or not yet stored: nobody is answered */
+    char **rebuild_notices; /* what could not be had; owned */
+    uint32_t rebuild_notice_count;
     ic_talk_costs costs;
     ic_error checkpoint_error;
     ic_talk_head saved_head;
@@ -335,6 +340,12 @@ void talk_loaded(talk *t, ic_job_load **done_p);
 void talk_segment(talk *t, ic_job_segment *done);
 void talk_replay_done(talk *t);
 void talk_load_abort(talk *t);
+
+/* ic_talk_rebuild.c */
+void talk_rebuild_config(talk *t);
+void talk_rebuild_begin(talk *t, const ic_error *why); /* in the place of a load that failed */
+void talk_rebuild_read(talk *t, const ic_job_transcript *job);
+void talk_rebuild_forget(talk *t);
 
 /* ic_talk_checkpoint.c */
 void talk_count_cost(ic_talk_cost *cost, int64_t began_us, uint64_t bytes);

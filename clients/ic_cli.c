@@ -529,6 +529,8 @@ static int run_resume(ic_cli *cli, ic_error *e)
     ic_wire_msg m, reply;
     ic_wire_msg_init(&m, IC_WIRE_RESUME);
     ic_wire_put(&m.resume, resume, session, cli->session);
+    if (cli->args->rebuild)
+        ic_wire_put(&m.resume, resume, rebuild, true);
     int rc = ic_cli_call(cli, &m, &reply, e);
     if (rc)
         return rc;
@@ -538,6 +540,8 @@ static int run_resume(ic_cli *cli, ic_error *e)
     if (again)
         ic_cli_view_note(&cli->view, "resumed; %llu tokens were computed again",
                          (unsigned long long)again);
+    for (uint32_t i = 0; ic_wire_has(&reply.ok, ok, notices) && i < reply.ok.notices.count; i++)
+        ic_cli_view_note(&cli->view, "%s", reply.ok.notices.items[i]);
     if (!ic_wire_get(&reply.ok, ok, exact, true))
         ic_cli_view_note(&cli->view, "resumed under other numerics than before");
     ic_wire_msg_fini(&reply);

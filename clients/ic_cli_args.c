@@ -97,6 +97,7 @@ typedef enum option {
     O_TURNS,
     O_MEMORY,
     O_AT,
+    O_REBUILD,
     O_COUNT
 } option;
 
@@ -145,6 +146,8 @@ static const struct {
                       BIT(IC_CLI_ATTACH)},
     [O_AT] = {"at", "NAME", "not as it is now but as it was at this mark",
               BIT(IC_CLI_FORK) | BIT(IC_CLI_EXPORT)},
+    [O_REBUILD] = {"rebuild", NULL, "from the transcript, where the memory cannot be had",
+                   BIT(IC_CLI_RESUME) | BIT(IC_CLI_CHAT)},
     [O_TURNS] = {"turns", "N", "how many turns to show (10)", BIT(IC_CLI_SHOW)},
     [O_MEMORY] = {"memory", NULL, "what it still holds, instead of turns", BIT(IC_CLI_SHOW)},
 };
@@ -303,6 +306,8 @@ static bool set_option(ic_cli_args *a, option o, const char *value)
     case O_POLICY:
         ic_wire_put(&a->create, new, policy, value);
         return value[0];
+    case O_REBUILD:
+        return a->rebuild = true;
     case O_AT:
         a->at = value;
         return value[0];
@@ -497,6 +502,7 @@ void ic_cli_args_help(FILE *out)
     help_options(out, "new (for the whole session), ask", SAMPLING);
     help_options(out, "new, ask, fork", SEEDED);
     help_options(out, "ask", BIT(IC_CLI_ASK));
+    help_options(out, "resume, chat", BIT(IC_CLI_RESUME) | BIT(IC_CLI_CHAT));
     help_options(out, "show", BIT(IC_CLI_SHOW));
     help_options(out, "attach", BIT(IC_CLI_ATTACH));
     help_options(out, "new, ask, watch, title, cancel, suspend, rm, mark, unmark, fork, import",

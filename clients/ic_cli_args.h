@@ -52,6 +52,7 @@ typedef struct ic_cli_args {
     const char *session;       /* ID */
     const char *text;          /* TEXT, SRC, TITLE, NAME or FILE */
     const char *at;            /* fork, export: a mark's name; NULL: as it is now */
+    bool rebuild;              /* resume, chat */
     bool same_seed;            /* fork */
     const char *video, *image; /* sources for `new` */
     uint64_t from_event;       /* attach: 0 is absent */

@@ -123,6 +123,8 @@ static void forks_are_read(void **state)
     assert_true(a.same_seed && !ic_wire_has(&a.sampling, sampling, seed));
     ic_assert_ok(parse(&a, "fork 3f9a --seed 7", &e), &e);
     assert_true(!a.same_seed && a.sampling.seed == 7 && !a.at);
+    ic_assert_ok(parse(&a, "resume 3f9a --rebuild", &e), &e);
+    assert_true(a.rebuild);
     ic_assert_ok(parse(&a, "export 3f9a film.icx --at the_film", &e), &e);
     assert_int_equal(a.command, IC_CLI_EXPORT);
     assert_string_equal(a.session, "3f9a");
@@ -147,6 +149,7 @@ static void wrong_usage_is_named(void **state)
         {"fork 3f9a --at", "--at needs NAME"},
         {"fork 3f9a --seed often", "--seed often"},
         {"ask 3f9a x --seed same", "--seed same"},
+        {"ask 3f9a x --rebuild", "ask takes no --rebuild"},
         {"sessions --at x", "sessions takes no --at"},
         {"ask 3f9a", "usage: infchat ask ID TEXT"},
         {"ask 3f9a What is red", "too many words"},

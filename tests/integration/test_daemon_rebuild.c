@@ -1,0 +1,193 @@
+/* The daemon: memories that cannot be had are made again from the transcript, when asked to.
+ * IC_NEEDS_SERVER */
+#include "ic_daemon.h"
+
+#include <sqlite3.h>
+
+enum { TOKENS = 30 };
+
+static const char film[] = IC_SOURCE_DIR "/models/demo/eval/clip_00_96_h264.mp4";
+
+static const char *other_model(void)
+{
+    return IC_SOURCE_DIR "/tests/golden/models/gqa4_untied_bf16";
+}
+
+static ic_wire_msg resume_msg(const char *id, bool rebuild)
+{
+    ic_wire_msg m;
+    ic_wire_msg_init(&m, IC_WIRE_RESUME);
+    ic_wire_put(&m.resume, resume, session, id);
+    if (rebuild)
+        ic_wire_put(&m.resume, resume, rebuild, true);
+    return m;
+}
+
+/* A session that watched a film and answered twice; stored. */
+static void make_session(talker *t, char id[64], char *answers[2])
+{
+    char code[40];
+    ic_wire_msg m;
+    new_session(t, id);
+    assert_true(upload(t, id, film, code) > 0);
+    answers[0] = ask(t, id, "One?", TOKENS).text;
+    answers[1] = ask(t, id, "Two?", TOKENS).text;
+    simple(t, IC_WIRE_SUSPEND, id, &m);
+    ic_wire_msg_fini(&m);
+}
+
+static bool notices_name(const ic_wire_ok *ok, const char *what)
+{
+    for (uint32_t i = 0; ic_wire_has(ok, ok, notices) && i < ok->notices.count; i++)
+        if (strstr(ok->notices.items[i], what))
+            return true;
+    return false;
+}
+
+static void expect_transcript(talker *t, const char *id, char *answers[2], int turns)
+{
+    ic_wire_msg m;
+    simple(t, IC_WIRE_SHOW, id, &m);
+    assert_int_equal(m.ok.turns.count, turns);
+    for (int i = 0; i < 2; i++)
+        assert_string_equal(m.ok.turns.items[i].answer, answers[i]);
+    ic_wire_msg_fini(&m);
+}
+
+static void fork_session(talker *t, const char *id, char out[64])
+{
+    ic_wire_msg m, reply;
+    ic_wire_msg_init(&m, IC_WIRE_FORK);
+    ic_wire_put(&m.fork, fork, session, id);
+    must(t, &m, &reply);
+    snprintf(out, 64, "%s", reply.ok.session);
+    ic_wire_msg_fini(&reply);
+}
+
+/* Under another model a session is refused, and stays as it is: its own model still has it. When
+ * asked to, it is made again from its words: it says what is gone, and goes on from there through a
+ * restart. */
+static void another_model_takes_the_words(void **state)
+{
+    (void)state;
+    daemon_process d;
+    prepare(&d, "other");
+    start_daemon(&d, tiny_model(), NULL);
+    talker *t = connect_talker(&d);
+    char id[64], twin[64], fork_id[64], *answers[2], *again[2];
+    make_session(t, twin, again);
+    make_session(t, id, answers);
+    char *third = ask(t, twin, "Three?", TOKENS).text;
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    start_daemon(&d, other_model(), NULL);
+    t = connect_talker(&d);
+    ic_wire_msg m = ask_msg(id, "Three?", TOKENS), reply;
+    must_fail(t, &m, "MISMATCH");
+    m = resume_msg(id, false);
+    must_fail(t, &m, "MISMATCH");
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    start_daemon(&d, tiny_model(), NULL);
+    t = connect_talker(&d);
+    fork_session(t, id, fork_id);
+    answer a = ask(t, fork_id, "Three?", TOKENS);
+    assert_string_equal(a.text, third); /* as if nothing had been tried */
+    free(a.text);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    start_daemon(&d, other_model(), NULL);
+    t = connect_talker(&d);
+    m = resume_msg(id, true);
+    must(t, &m, &reply);
+    assert_false(reply.ok.exact);
+    assert_true(reply.ok.recomputed_tokens > 20);
+    assert_true(notices_name(&reply.ok, "clip_00_96_h264.mp4"));
+    assert_true(notices_name(&reply.ok, "gqa2_tied_f32"));
+    ic_wire_msg_fini(&reply);
+    expect_transcript(t, id, answers, 2);
+    fork_session(t, id, fork_id);
+    a = ask(t, id, "Three?", TOKENS);
+    assert_false(a.usage.exact);
+    assert_true(a.usage.cached_tokens > 20);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    start_daemon(&d, other_model(), NULL);
+    t = connect_talker(&d);
+    answer b = ask(t, fork_id, "Three?", TOKENS);
+    assert_string_equal(b.text, a.text);
+    assert_int_equal(b.usage.recomputed_tokens, 0); /* it was stored */
+    expect_transcript(t, id, answers, 3);
+    for (int i = 0; i < 2; i++) {
+        free(answers[i]);
+        free(again[i]);
+    }
+    free(third);
+    free(a.text);
+    free(b.text);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
+/* A damaged memory is refused by name, and made again when asked to; a sound one is left as it is,
+ * though a rebuild be allowed. */
+static void a_damaged_memory_is_made_again(void **state)
+{
+    (void)state;
+    daemon_process d;
+    prepare(&d, "damaged");
+    start_daemon(&d, tiny_model(), NULL);
+    talker *t = connect_talker(&d);
+    char id[64], sound[64], *answers[2], *again[2], sql[300];
+    make_session(t, sound, again);
+    make_session(t, id, answers);
+    ic_wire_msg m = resume_msg(sound, true), reply;
+    must(t, &m, &reply);
+    assert_true(reply.ok.exact);
+    assert_int_equal(reply.ok.recomputed_tokens, 0);
+    assert_false(ic_wire_has(&reply.ok, ok, notices));
+    ic_wire_msg_fini(&reply);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    sqlite3 *db = NULL;
+    snprintf(sql, sizeof sql,
+             "UPDATE segment_data SET data = zeroblob(length(data)) WHERE n = (SELECT max(segment) "
+             "FROM checkpoint_segment l JOIN session s ON s.checkpoint = l.checkpoint "
+             "WHERE s.id = '%s')",
+             id);
+    assert_int_equal(sqlite3_open(d.store, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+    start_daemon(&d, tiny_model(), NULL);
+    t = connect_talker(&d);
+    m = resume_msg(id, false);
+    must_fail(t, &m, "CORRUPT");
+    m = resume_msg(id, true);
+    must(t, &m, &reply);
+    assert_false(reply.ok.exact);
+    assert_true(notices_name(&reply.ok, "damaged"));
+    ic_wire_msg_fini(&reply);
+    free(ask(t, id, "Three?", TOKENS).text);
+    expect_transcript(t, id, answers, 3);
+    simple(t, IC_WIRE_SUSPEND, id, &m);
+    ic_wire_msg_fini(&m);
+    m = resume_msg(id, false);
+    must(t, &m, &reply);
+    assert_int_equal(reply.ok.recomputed_tokens, 0);
+    ic_wire_msg_fini(&reply);
+    for (int i = 0; i < 2; i++) {
+        free(answers[i]);
+        free(again[i]);
+    }
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(another_model_takes_the_words),
+        cmocka_unit_test(a_damaged_memory_is_made_again),
+    };
+    return IC_DAEMON_RUN(tests);
+}
