@@ -355,6 +355,8 @@ static int check_whole(ic_store *s, ic_error *e)
         rc = check_table(s, IC_SQL_REQUEST_DAMAGED, "requests", e);
     if (!rc)
         rc = check_table(s, IC_SQL_MARKS_DAMAGED, "marks", e);
+    if (!rc)
+        rc = check_table(s, IC_SQL_STRAYS, "rows that belong to nothing", e);
     return rc;
 }
 

@@ -22,6 +22,7 @@ enum { RECORDS = 6, COVERED = 3, SEGMENTS = 2, SEGMENT_BYTES = 900, SAMPLES = 6,
 typedef struct subject {
     char id[IC_STORE_ID_CHARS + 1];
     int seed;
+    int marks;
 } subject;
 
 static ic_store *store;
@@ -123,6 +124,9 @@ static int open_store(void **state)
     ic_assert_ok(ic_store_open(&store, &(ic_store_config){.path = path}, &e), &e);
     write_subject(&victim);
     write_subject(&other);
+    char copy[IC_STORE_ID_CHARS + 1];
+    ic_assert_ok(ic_store_mark_add(store, victim.id, "here", 3, 9, copy, &e), &e);
+    victim.marks = 1;
     assert_int_equal(sqlite3_open(path, &behind), SQLITE_OK);
     assert_int_equal(sqlite3_exec(behind, "PRAGMA synchronous=OFF", NULL, NULL, NULL), SQLITE_OK);
     return 0;
@@ -176,6 +180,16 @@ static int take_media(void *arg, const ic_store_media *m)
     expect_text(g->of, m->number, m->times, m->times_bytes);
     expect_text(g->of, m->number, m->name, strlen(m->name));
     assert_true(m->fps == 2.5);
+    g->count++;
+    return 0;
+}
+
+static int take_mark(void *arg, const ic_store_mark *m)
+{
+    reading *g = arg;
+    assert_string_equal(m->name, "here");
+    assert_int_equal(m->turn, 3);
+    assert_int_equal(m->time_us, 9);
     g->count++;
     return 0;
 }
@@ -241,7 +255,7 @@ static int read_all(const subject *x, ic_error *e)
     ic_store_session session;
     ic_buf config = {0};
     uint32_t version = 0;
-    reading journal = {x, 0}, events = {x, 0}, turns = {x, 0}, media = {x, 0};
+    reading journal = {x, 0}, events = {x, 0}, turns = {x, 0}, media = {x, 0}, marks = {x, 0};
     int rc = ic_store_session_get(store, x->id, &session, e);
     if (!rc)
         rc = ic_store_session_config(store, x->id, &version, &config, e);
@@ -259,8 +273,10 @@ static int read_all(const subject *x, ic_error *e)
         rc = read_media(x, &media, e);
     if (!rc)
         rc = read_requests(x, e);
-    bool whole = journal.count == RECORDS - COVERED && events.count == RECORDS
-                 && turns.count == RECORDS && media.count == RECORDS;
+    if (!rc)
+        rc = ic_store_mark_list(store, x->id, take_mark, &marks, e);
+    bool whole = marks.count == x->marks && journal.count == RECORDS - COVERED
+                 && events.count == RECORDS && turns.count == RECORDS && media.count == RECORDS;
     return rc || whole ? rc : SHORT;
 }
 
@@ -302,6 +318,7 @@ static const table tables[] = {
     {"checkpoint_segment", "checkpoint position segment", {{"checkpoint", 1}, {"position", 1}}},
     {"segment", "n tag codec bytes sum", {{"n", 2}}},
     {"segment_data", "n data", {{"n", 2}}},
+    {"mark", "session name copy time_us turn sum", {{"session", 1}, {"turn", 3}}},
 };
 
 typedef struct field {
