@@ -45,8 +45,9 @@ typedef struct ic_backend {
     int (*attention_prefill)(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
                              int behind, const ic_rope *rope, float scale, int window, ic_mat *y);
     /* NULL: one by one. */
-    int (*attention_slices)(ic_device *d, const ic_slice *slices, int n, int layer, int heads,
-                            const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y);
+    int (*attention_slices)(ic_device *d, const ic_attend_slice *slices, int n, int layer,
+                            int heads, const ic_mat *q, const ic_rope *rope, float scale,
+                            ic_mat *y);
     int (*attention_score)(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
                            const ic_rope *rope, float scale);
     int (*attention_decode)(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,

@@ -92,12 +92,24 @@ static void check_attention(const ic_slab *s, int layer, int heads, const ic_mat
     IC_ASSERT(q->cols == (int64_t)heads * s->desc.head_dim && rope->half * 2 == s->desc.head_dim);
 }
 
-static int prefill(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
-                   int behind, const ic_rope *rope, float scale, int window, ic_mat *y)
+static void check_slice(const ic_slab *s, int layer, int heads, const ic_mat *q, int behind,
+                        const ic_rope *rope, const ic_mat *y)
 {
     check_attention(s, layer, heads, q, rope, y);
     for (int h = 0; h < s->desc.kv_heads; h++)
         IC_ASSERT(behind >= 0 && ic_slab_count(s, layer, h) - behind >= q->rows);
+}
+
+static void check_window(const ic_slab *s, int64_t rows, int behind, int window)
+{
+    IC_ASSERT(window >= 0 && window <= rows && (window == 0 || behind == 0));
+    IC_ASSERT(window == 0 || ic_score_is_windowed(s->score_kind));
+}
+
+static int prefill(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
+                   int behind, const ic_rope *rope, float scale, int window, ic_mat *y)
+{
+    check_slice(s, layer, heads, q, behind, rope, y);
     if (q->rows == 0)
         return 0;
     return d->backend->attention_prefill(d, s, layer, heads, q, behind, rope, scale, window, y);
@@ -113,9 +125,38 @@ int ic_op_attention_prefill_scored(ic_device *d, ic_slab *s, int layer, int head
                                    int behind, const ic_rope *rope, float scale, int window,
                                    ic_mat *y)
 {
-    IC_ASSERT(window >= 0 && window <= q->rows && (window == 0 || behind == 0));
-    IC_ASSERT(window == 0 || ic_score_is_windowed(s->score_kind));
+    check_window(s, q->rows, behind, window);
     return prefill(d, s, layer, heads, q, behind, rope, scale, window, y);
+}
+
+static ic_mat rows_of(const ic_mat *m, int64_t first, int64_t rows)
+{
+    ic_mat part = *m;
+    part.data = (float *)m->data + first * m->stride;
+    part.rows = rows;
+    return part;
+}
+
+int ic_op_attention_slices(ic_device *d, const ic_attend_slice *slices, int n, int layer, int heads,
+                           const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y)
+{
+    int64_t row = 0;
+    int rc = 0;
+    for (int i = 0; rc == 0 && i < n; row += slices[i++].rows) {
+        const ic_attend_slice *s = &slices[i];
+        ic_mat qi = rows_of(q, row, s->rows), yi = rows_of(y, row, s->rows);
+        if (!d->backend->attention_slices) {
+            rc = ic_op_attention_prefill_scored(d, s->slab, layer, heads, &qi, s->behind, rope,
+                                                scale, s->window, &yi);
+            continue;
+        }
+        check_window(s->slab, s->rows, s->behind, s->window);
+        check_slice(s->slab, layer, heads, &qi, s->behind, rope, &yi);
+    }
+    IC_ASSERT(rc || row == q->rows);
+    if (rc || !d->backend->attention_slices || row == 0)
+        return rc;
+    return d->backend->attention_slices(d, slices, n, layer, heads, q, rope, scale, y);
 }
 
 int ic_op_attention_score(ic_device *d, ic_slab *s, int layer, int heads, const ic_mat *q,
@@ -175,6 +216,19 @@ int ic_op_attention_full(ic_device *d, const ic_mat *q, const ic_mat *k, const i
     for (int i = 0; i < n; i++)
         IC_ASSERT(starts[i] >= 0 && starts[i] <= starts[i + 1] && starts[i + 1] <= q->rows);
     return d->backend->attention_full(d, q, k, v, starts, n, heads, scale, y);
+}
+
+int ic_slab_store_each(ic_slab *const *slabs, int n, int layer, const ic_mat *k, const ic_mat *v)
+{
+    IC_ASSERT(is_f32(k) && is_f32(v) && same_shape(k, v) && k->rows == n);
+    int rc = 0;
+    if (n && slabs[0]->device->backend->slab_store_each)
+        return slabs[0]->device->backend->slab_store_each(slabs, n, layer, k, v);
+    for (int i = 0; rc == 0 && i < n; i++) {
+        ic_mat ki = rows_of(k, i, 1), vi = rows_of(v, i, 1);
+        rc = ic_slab_store(slabs[i], layer, 1, 0, &ki, &vi);
+    }
+    return rc;
 }
 
 int ic_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *k, const ic_mat *v)

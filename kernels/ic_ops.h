@@ -68,6 +68,14 @@ int ic_op_attention_prefill(ic_device *d, const ic_slab *s, int layer, int heads
 int ic_op_attention_prefill_scored(ic_device *d, ic_slab *s, int layer, int heads, const ic_mat *q,
                                    int behind, const ic_rope *rope, float scale, int window,
                                    ic_mat *y);
+/* Slices of several sessions, as _prefill_scored for each: the rows of q and y are the slices' one
+ * after another. The same bits as one by one. */
+typedef struct ic_attend_slice {
+    ic_slab *slab; /* all of one model */
+    int rows, behind, window;
+} ic_attend_slice;
+int ic_op_attention_slices(ic_device *d, const ic_attend_slice *slices, int n, int layer, int heads,
+                           const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y);
 /* Scores alone, for a window that came in several slices: q are the queries (as above) of the last
  * q->rows rows. The same bits as when the window comes in one slice. */
 int ic_op_attention_score(ic_device *d, ic_slab *s, int layer, int heads, const ic_mat *q,

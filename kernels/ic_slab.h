@@ -61,6 +61,8 @@ IC_MUST_CHECK int ic_slab_append(ic_slab *s, const ic_row *rows, int count, ic_e
 /* Writes K and V of rows [first, first + k->rows) counted among the last `appended` appended rows.
  * k, v: [rows, kv_heads * head_dim], converted to the slab's dtypes. */
 int ic_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *k, const ic_mat *v);
+/* The same for the last row of each of n slabs of one shape: row i of k and v is slabs[i]'s. */
+int ic_slab_store_each(ic_slab *const *slabs, int n, int layer, const ic_mat *k, const ic_mat *v);
 
 /* Forgets the last `count` appended rows in every head (an aborted slice). */
 void ic_slab_drop_last(ic_slab *s, int count);

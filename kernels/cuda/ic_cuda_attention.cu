@@ -169,92 +169,166 @@ int ic_cuda_attend(ic_cuda_device *d, const ic_cuda_batch *b, ic_dtype dtype, in
     });
 }
 
-/* --- over a slab --- */
+/* --- over slabs --- */
 
 static size_t aligned(size_t bytes)
 {
     return (bytes + 255) & ~(size_t)255;
 }
 
-/* Scratch of one slice, all of it in one room. */
-struct slab_room {
-    char *q, *k, *v;
-    ic_cuda_stat *stats;
+/* What the slices of a call have in common. */
+struct slab_call {
+    ic_cuda_device *d;
+    const ic_attend_slice *slices;
+    int n, layer, heads, kv_heads, group, dim, wide;
+    ic_dtype stored, dtype;
+    const ic_mat *q;
+    ic_mat *y; /* NULL: the rows score and attend to nothing */
+    ic_cuda_rope rope;
+    float scale;
 };
 
-static int slab_room_of(ic_cuda_device *d, int64_t q_bytes, int64_t kv_bytes, int64_t stats,
-                        slab_room *out)
+/* Rows of a slice that score, always its last. */
+static int scoring_rows(const slab_call *c, const ic_attend_slice *s)
 {
-    size_t q = aligned((size_t)q_bytes), kv = aligned((size_t)kv_bytes);
-    size_t bytes = q + 2 * kv + (size_t)stats * sizeof(ic_cuda_stat);
-    char *at = (char *)ic_cuda_scratch(d, IC_CUDA_ROOM_KEYS, bytes);
-    *out = slab_room{at, at + q, at + q + kv, (ic_cuda_stat *)(void *)(at + q + 2 * kv)};
-    return at ? 0 : IC_ENOMEM;
+    return !c->y || s->slab->score_kind == IC_SCORE_SUM ? s->rows : s->window;
 }
 
-/* y NULL: the rows score and attend to nothing. */
-static int attend_slab(ic_device *base, const ic_slab *slab, int layer, int heads, const ic_mat *q,
-                       int behind, const ic_rope *rope, float scale, int scoring, ic_mat *y)
+/* Lays a slice's scratch out from `at` (NULL: only measures); returns its end. */
+static char *lay_slice(const slab_call *c, const ic_attend_slice *s, int count, char *at,
+                       ic_cuda_slice *out)
 {
-    ic_cuda_device *d = ic_cuda_of(base);
-    int dim = slab->desc.head_dim, kv_heads = slab->desc.kv_heads, group = heads / kv_heads;
-    ic_dtype stored = slab->desc.k_dtype, dtype = ic_cuda_tile_dtype(stored, dim);
-    int wide = ic_cuda_tile_width(dtype, dim), size = (int)ic_dtype_size(dtype);
-    ic_cuda_view view;
-    ic_cuda_rope turned;
-    slab_room room;
-    int rc = ic_cuda_slab_view(slab, layer, &view);
+    size_t row = (size_t)c->wide * ic_dtype_size(c->dtype);
+    size_t keys = aligned((size_t)c->kv_heads * count * row);
+    int scoring = scoring_rows(c, s);
+    out->q = at;
+    at += aligned((size_t)s->rows * c->heads * row);
+    out->k = at;
+    out->v = at + keys;
+    at += 2 * keys;
+    out->stats = scoring ? (ic_cuda_stat *)(void *)at : NULL;
+    out->stat_rows = scoring;
+    return at + aligned((size_t)scoring * c->heads * sizeof(ic_cuda_stat));
+}
+
+static ic_mat rows_of(const ic_mat *m, int64_t first, int rows)
+{
+    ic_mat part = *m;
+    part.data = (float *)m->data + first * m->stride;
+    part.rows = rows;
+    return part;
+}
+
+/* Queries, keys and values of one slice on their way, and its part of the launch. */
+static int bring_slice(const slab_call *c, const ic_attend_slice *s, const ic_cuda_view *view,
+                       int64_t first, ic_cuda_slice *out)
+{
+    ic_mat q = rows_of(c->q, first, s->rows);
+    out->q_head = (int64_t)s->rows * c->group * c->wide;
+    out->kv_head = (int64_t)view->count * c->wide;
+    out->counts = view->counts;
+    out->rows = s->rows;
+    out->behind = s->behind;
+    if (c->y) {
+        out->y = (float *)c->y->data + first * c->y->stride;
+        out->y_stride = c->y->stride;
+    }
+    int rc = ic_cuda_pack_queries(c->d, &q, c->kv_heads, c->dim, c->scale * IC_CUDA_LOG2E, view,
+                                  s->behind, &c->rope, c->dtype, c->wide, (void *)out->q);
     if (rc == 0)
-        rc = ic_cuda_rope_of(d, rope, &turned);
-    if (rc == 0)
-        rc = slab_room_of(d, q->rows * heads * wide * size,
-                          (int64_t)kv_heads * view.count * wide * size, (int64_t)scoring * heads,
-                          &room);
-    if (rc == 0)
-        rc = ic_cuda_pack_queries(d, q, kv_heads, dim, scale * IC_CUDA_LOG2E, &view, behind,
-                                  &turned, dtype, wide, room.q);
-    if (rc == 0)
-        rc = ic_cuda_pack_slab(d, &view, stored, &turned, view.count, dtype, wide, room.k, room.v);
-    if (rc)
-        return rc;
+        rc = ic_cuda_pack_slab(c->d, view, c->stored, &c->rope, view->count, c->dtype, c->wide,
+                               (void *)out->k, (void *)out->v);
+    return rc;
+}
+
+/* At most IC_CUDA_SLICES slices, their caches of one dtype: one launch. */
+static int attend_alike(const slab_call *c, int64_t first)
+{
+    ic_cuda_view views[IC_CUDA_SLICES];
     ic_cuda_batch batch = {};
-    ic_cuda_slice *s = &batch.slices[0];
-    s->q = room.q;
-    s->k = room.k;
-    s->v = room.v;
-    s->q_head = q->rows * group * wide;
-    s->kv_head = (int64_t)view.count * wide;
-    s->y = y ? (float *)y->data : NULL;
-    s->y_stride = y ? y->stride : 0;
-    s->stats = scoring ? room.stats : NULL;
-    s->stat_rows = scoring;
-    s->counts = view.counts;
-    s->rows = (int)q->rows;
-    s->behind = behind;
-    batch.n = 1;
-    batch.kv_heads = kv_heads;
-    batch.group = group;
-    batch.dim = dim;
-    batch.rows_max = s->rows;
-    rc = ic_cuda_attend(d, &batch, dtype, wide);
-    if (rc == 0 && scoring) {
-        ((ic_slab *)slab)->host_stale = true; /* the scores; the caller gave a slab to change */
-        rc = ic_cuda_score_slice(d, s, &view, group, dtype, wide);
+    char *end = NULL;
+    int rc = 0;
+    for (int i = 0; rc == 0 && i < c->n; i++) {
+        rc = ic_cuda_slab_view(c->slices[i].slab, c->layer, &views[i]);
+        end = lay_slice(c, &c->slices[i], views[i].count, end, &batch.slices[i]);
+    }
+    char *at =
+        rc ? NULL : (char *)ic_cuda_scratch(c->d, IC_CUDA_ROOM_KEYS, (size_t)(end - (char *)NULL));
+    if (!at)
+        return rc ? rc : IC_ENOMEM;
+    for (int i = 0; rc == 0 && i < c->n; i++) {
+        const ic_attend_slice *s = &c->slices[i];
+        at = lay_slice(c, s, views[i].count, at, &batch.slices[i]);
+        rc = bring_slice(c, s, &views[i], first, &batch.slices[i]);
+        first += s->rows;
+        batch.rows_max = s->rows > batch.rows_max ? s->rows : batch.rows_max;
+    }
+    batch.n = c->n;
+    batch.kv_heads = c->kv_heads;
+    batch.group = c->group;
+    batch.dim = c->dim;
+    if (rc == 0)
+        rc = ic_cuda_attend(c->d, &batch, c->dtype, c->wide);
+    for (int i = 0; rc == 0 && i < c->n; i++)
+        if (batch.slices[i].stat_rows) {
+            c->slices[i].slab->host_stale = true; /* its scores */
+            rc =
+                ic_cuda_score_slice(c->d, &batch.slices[i], &views[i], c->group, c->dtype, c->wide);
+        }
+    return rc;
+}
+
+static int attend_slabs(ic_device *base, const ic_attend_slice *slices, int n, int layer, int heads,
+                        const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y)
+{
+    const ic_slab_desc *desc = &slices[0].slab->desc;
+    slab_call c = {};
+    c.d = ic_cuda_of(base);
+    c.layer = layer;
+    c.heads = heads;
+    c.kv_heads = desc->kv_heads;
+    c.group = heads / desc->kv_heads;
+    c.dim = desc->head_dim;
+    c.q = q;
+    c.y = y;
+    c.scale = scale;
+    int rc = ic_cuda_rope_of(c.d, rope, &c.rope);
+    int64_t row = 0;
+    for (int first = 0; rc == 0 && first < n; first += c.n) {
+        int64_t begin = row;
+        c.slices = &slices[first];
+        c.stored = slices[first].slab->desc.k_dtype;
+        c.dtype = ic_cuda_tile_dtype(c.stored, c.dim);
+        c.wide = ic_cuda_tile_width(c.dtype, c.dim);
+        for (c.n = 0; first + c.n < n && c.n < IC_CUDA_SLICES
+                      && slices[first + c.n].slab->desc.k_dtype == c.stored;
+             c.n++)
+            row += slices[first + c.n].rows;
+        rc = attend_alike(&c, begin);
     }
     return rc;
+}
+
+int ic_cuda_attention_slices(ic_device *d, const ic_attend_slice *slices, int n, int layer,
+                             int heads, const ic_mat *q, const ic_rope *rope, float scale,
+                             ic_mat *y)
+{
+    return attend_slabs(d, slices, n, layer, heads, q, rope, scale, y);
 }
 
 int ic_cuda_attention_prefill(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
                               int behind, const ic_rope *rope, float scale, int window, ic_mat *y)
 {
-    int scoring = s->score_kind == IC_SCORE_SUM ? (int)q->rows : window;
-    return attend_slab(d, s, layer, heads, q, behind, rope, scale, scoring, y);
+    ic_attend_slice one = {(ic_slab *)s, (int)q->rows, behind,
+                           window}; /* its scores alone change */
+    return attend_slabs(d, &one, 1, layer, heads, q, rope, scale, y);
 }
 
 int ic_cuda_attention_score(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
                             const ic_rope *rope, float scale)
 {
-    return attend_slab(d, s, layer, heads, q, 0, rope, scale, (int)q->rows, NULL);
+    ic_attend_slice one = {(ic_slab *)s, (int)q->rows, 0, (int)q->rows};
+    return attend_slabs(d, &one, 1, layer, heads, q, rope, scale, NULL);
 }
 
 /* --- among the patches of segments --- */

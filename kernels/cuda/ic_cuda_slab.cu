@@ -211,43 +211,77 @@ int ic_cuda_slab_append(ic_slab *s, const ic_row *rows, int count)
 
 /* --- storing --- */
 
-/* A thread per 16 bytes of K and of V; blockIdx.y is the kv head. */
-template <class T>
-static __global__ void __launch_bounds__(THREADS)
-    store_kernel(ic_cuda_view v, const float *k, int64_t k_stride, const float *vs,
-                 int64_t v_stride, int rows, int behind)
+enum { SLABS = 32 }; /* in one launch */
+
+struct store_job {
+    ic_cuda_view views[SLABS];
+    const float *k, *v; /* rows of one slab behind those of another */
+    int64_t k_stride, v_stride;
+    int32_t rows, behind; /* of each slab; rows appended since the first of them, itself counted */
+};
+
+/* A thread per 16 bytes of K and of V; blockIdx.y is the kv head, blockIdx.z the slab. */
+template <class T> static __global__ void __launch_bounds__(THREADS) store_kernel(store_job j)
 {
     const int n = ic_cuda_pack<T>::N;
+    const ic_cuda_view &v = j.views[blockIdx.z];
     int packs = v.dim / n, head = blockIdx.y;
     int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = at / packs;
-    if (row >= rows)
+    if (row >= j.rows)
         return;
     int column = (int)(at % packs) * n;
-    int64_t table = (int64_t)head * v.slots;
-    int slot = v.order[table + v.counts[head] - behind + row];
+    int64_t table = (int64_t)head * v.slots, source = (int64_t)blockIdx.z * j.rows + row;
+    int slot = v.order[table + v.counts[head] - j.behind + row];
     int64_t to = (table + slot) * v.dim + column, from = (int64_t)head * v.dim + column;
     float values[n];
     for (int i = 0; i < n; i++)
-        values[i] = k[row * k_stride + from + i];
+        values[i] = j.k[source * j.k_stride + from + i];
     ic_cuda_store((T *)(void *)v.k + to, values);
     for (int i = 0; i < n; i++)
-        values[i] = vs[row * v_stride + from + i];
+        values[i] = j.v[source * j.v_stride + from + i];
     ic_cuda_store((T *)(void *)v.v + to, values);
+}
+
+/* rows of each of n slabs of one shape and dtype. */
+static int store_rows(ic_slab *const *slabs, int n, int layer, int rows, int behind,
+                      const ic_mat *k, const ic_mat *v, int64_t first)
+{
+    store_job j = {};
+    int rc = 0;
+    for (int i = 0; rc == 0 && i < n; i++)
+        rc = ic_cuda_slab_view(slabs[i], layer, &j.views[i]);
+    if (rc || rows == 0)
+        return rc;
+    j.k = (const float *)k->data + first * k->stride;
+    j.v = (const float *)v->data + first * v->stride;
+    j.k_stride = k->stride;
+    j.v_stride = v->stride;
+    j.rows = rows;
+    j.behind = behind;
+    return ic_cuda_by_dtype(slabs[0]->desc.k_dtype, [&](auto t) {
+        using T = decltype(t);
+        int64_t packs = (int64_t)rows * (j.views[0].dim / ic_cuda_pack<T>::N);
+        dim3 grid(ic_cuda_blocks(packs, THREADS), j.views[0].heads, n);
+        return ic_cuda_launch(ic_cuda_of(slabs[0]->device), store_kernel<T>, grid, THREADS, 0, j);
+    });
 }
 
 int ic_cuda_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *k,
                        const ic_mat *v)
 {
-    ic_cuda_view view;
-    int rc = ic_cuda_slab_view(s, layer, &view);
-    if (rc || k->rows == 0)
-        return rc;
-    return ic_cuda_by_dtype(s->desc.k_dtype, [&](auto t) {
-        using T = decltype(t);
-        int64_t packs = k->rows * (view.dim / ic_cuda_pack<T>::N);
-        dim3 grid(ic_cuda_blocks(packs, THREADS), view.heads);
-        return ic_cuda_launch(ic_cuda_of(s->device), store_kernel<T>, grid, THREADS, 0, view,
-                              (const float *)k->data, k->stride, (const float *)v->data, v->stride,
-                              (int)k->rows, appended - first);
-    });
+    return store_rows(&s, 1, layer, (int)k->rows, appended - first, k, v, 0);
+}
+
+int ic_cuda_slab_store_each(ic_slab *const *slabs, int n, int layer, const ic_mat *k,
+                            const ic_mat *v)
+{
+    int rc = 0;
+    for (int first = 0, some; rc == 0 && first < n; first += some) {
+        some = 1;
+        while (first + some < n && some < SLABS
+               && slabs[first + some]->desc.k_dtype == slabs[first]->desc.k_dtype)
+            some++;
+        rc = store_rows(slabs + first, some, layer, 1, 1, k, v, first);
+    }
+    return rc;
 }

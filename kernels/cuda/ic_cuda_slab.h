@@ -42,6 +42,11 @@ int ic_cuda_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted);
 int ic_cuda_slab_pull(ic_slab *s);
 int ic_cuda_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *k,
                        const ic_mat *v);
+int ic_cuda_slab_store_each(ic_slab *const *slabs, int n, int layer, const ic_mat *k,
+                            const ic_mat *v);
+int ic_cuda_attention_slices(ic_device *d, const ic_attend_slice *slices, int n, int layer,
+                             int heads, const ic_mat *q, const ic_rope *rope, float scale,
+                             ic_mat *y);
 int ic_cuda_attention_prefill(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,
                               int behind, const ic_rope *rope, float scale, int window, ic_mat *y);
 int ic_cuda_attention_score(ic_device *d, const ic_slab *s, int layer, int heads, const ic_mat *q,

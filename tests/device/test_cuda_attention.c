@@ -439,6 +439,68 @@ static void test_votes(void **state)
     drop_data(&data);
 }
 
+/* Slices of several sessions in one call give what each gives by itself, windows and all; and rows
+ * stored for all sessions at once lie where they should. */
+static void test_sessions(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    static const int rows[3] = {40, 1, 67}, behind[3] = {0, 3, 0}, window[3] = {20, 0, 0};
+    shape shape_ = shapes[0];
+    feed_data data = make_data(shape_);
+    int width = shape_.heads * shape_.dim, kv = shape_.kv * shape_.dim, row = 0;
+    float *together = random_floats(108 * width), *alone = random_floats(108 * width);
+    float *scores = random_floats(4 * MOST), *y = random_floats(3 * width);
+    session s[3], *list[3] = {&s[0], &s[1], &s[2]};
+    ic_attend_slice slices[3];
+    ic_slab *slabs[3];
+    ic_mat q = put(cuda, NULL, 108, width), out = put(cuda, NULL, 108, width);
+    for (int i = 0; i < 3; i++) {
+        shape_.scores = i == 0 ? IC_SCORE_WINDOW : i == 1 ? IC_SCORE_NONE : IC_SCORE_SUM;
+        start(&s[i], cuda, shape_);
+        store(&s[i], &data, 30 * i + rows[i] + behind[i]);
+        attend(&s[i], &data, rows[i], behind[i], window[i], alone + row * width);
+        if (i != 1)
+            scores_of(&s[i], 0, scores + i * MOST);
+        slices[i] = (ic_attend_slice){s[i].slab, rows[i], behind[i], window[i]};
+        slabs[i] = s[i].slab;
+        const float *from = data.q + (int64_t)(s[i].count - behind[i] - rows[i]) * width;
+        assert_int_equal(ic_device_upload(cuda, (float *)q.data + (int64_t)row * width, from,
+                                          (size_t)(rows[i] * width) * sizeof *y),
+                         0);
+        row += rows[i];
+    }
+    assert_int_equal(
+        ic_op_attention_slices(cuda, slices, 3, LAYER, shape_.heads, &q, &s[0].rope, 0.3f, &out),
+        0);
+    get(cuda, &out, together);
+    assert_memory_equal(together, alone, (size_t)(108 * width) * sizeof *alone);
+    scores_of(&s[0], 0, scores + 3 * MOST); /* smoothed with itself it is the same to rounding */
+    expect_near(scores + 3 * MOST, scores, 40, 1e-6, "window in company");
+    scores_of(&s[2], 0, scores + 3 * MOST);
+    for (int i = 0; i < 127; i++)
+        scores[2 * MOST + i] *= 2;
+    expect_near(scores + 3 * MOST, scores + 2 * MOST, 127, 1e-5, "sums in company");
+
+    ic_mat last = put(cuda, data.k, 3, kv); /* other keys and values than the last rows have */
+    assert_int_equal(ic_slab_store_each(slabs, 3, LAYER, &last, &last), 0);
+    decode(list, 3, &data, y);
+    for (int i = 0; i < 3; i++) {
+        ic_mat one = {(float *)last.data + i * kv, IC_F32, 1, kv, kv};
+        assert_int_equal(ic_slab_store(slabs[i], LAYER, 1, 0, &one, &one), 0);
+    }
+    decode(list, 3, &data, alone);
+    assert_memory_equal(y, alone, (size_t)(3 * width) * sizeof *alone);
+    ic_mat *mats[] = {&q, &out, &last};
+    for (int i = 0; i < 3; i++) {
+        ic_device_free(cuda, mats[i]->data);
+        stop(&s[i]);
+    }
+    ic_free(together), ic_free(alone), ic_free(scores), ic_free(y);
+    drop_data(&data);
+}
+
 /* Sums over prefill and decode agree, and slices leave no trace in them. */
 static void test_sums(void **state)
 {
@@ -521,6 +583,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_batch, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_window, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_votes, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_sessions, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_sums, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_full, open_devices, close_devices),
     };
