@@ -279,12 +279,16 @@ void talk_send_error(talk *t, const ic_mail_request *r, ic_wire_code code, const
 void talk_send_ok(talk *t, const ic_mail_request *r, ic_wire_msg *ok);
 ic_wire_msg talk_ok(const talk *t, const ic_mail_request *r);
 void talk_send_msg(talk *t, uint64_t peer, ic_wire_msg *m);
-int talk_state(const talk *t); /* IC_WIRE_STATE_... */
 bool talk_is_answering(const talk *t);
 void talk_fail(talk *t, ic_wire_code code, const ic_error *e);
 void talk_begin_stop(talk *t, talk_why why);
 void talk_verdict(talk *t, talk_unit *u, const ic_job_write *done);
 void talk_wake(talk *t);
+
+/* ic_talk_report.c */
+int talk_state(const talk *t);    /* IC_WIRE_STATE_... */
+bool talk_is_busy(const talk *t); /* not to be suspended for another's sake */
+void talk_tell_router(talk *t);   /* if there is news */
 
 /* ic_talk_write.c */
 talk_unit *talk_unit_new(talk *t);
