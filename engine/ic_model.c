@@ -295,16 +295,16 @@ static int add_level(const pass *s, int level)
 static int store_rows(const pass *s, int index, const ic_mat *k, const ic_mat *v)
 {
     int rc = IC_OK, row = 0;
-    for (int i = 0; !rc && i < s->b->prefill_count + s->b->decode_count; i++) {
-        bool decodes = i >= s->b->prefill_count;
-        ic_slab *slab = decodes ? s->b->decode[i - s->b->prefill_count] : s->b->prefill[i].slab;
-        int rows = decodes ? 1 : s->b->prefill[i].rows;
-        ic_mat ki = ic_mat_view(k, row, rows, 0, k->cols),
-               vi = ic_mat_view(v, row, rows, 0, v->cols);
-        rc = ic_slab_store(slab, index, rows, 0, &ki, &vi);
-        row += rows;
+    for (int i = 0; !rc && i < s->b->prefill_count; i++) {
+        const ic_model_slice *p = &s->b->prefill[i];
+        ic_mat ki = ic_mat_view(k, row, p->rows, 0, k->cols),
+               vi = ic_mat_view(v, row, p->rows, 0, v->cols);
+        rc = ic_slab_store(p->slab, index, p->rows, 0, &ki, &vi);
+        row += p->rows;
     }
-    return rc;
+    ic_mat kd = ic_mat_view(k, row, s->b->decode_count, 0, k->cols),
+           vd = ic_mat_view(v, row, s->b->decode_count, 0, v->cols);
+    return rc ? rc : ic_slab_store_each(s->b->decode, s->b->decode_count, index, &kd, &vd);
 }
 
 /* Queries of a window that is not complete yet wait in the session. */
@@ -317,22 +317,50 @@ static int hold_window(const pass *s, int index, const ic_model_slice *p, const 
     return ic_op_scatter(s->m->device, &last, s->m->places, true, &window);
 }
 
-static int attend_slice(const pass *s, int index, const ic_model_slice *p, const ic_mat *q,
-                        const ic_mat *y)
+/* Whether the slice has the whole window, so that attention can score on its way. */
+static bool scores_at_once(const ic_model_slice *p)
 {
-    int heads = s->m->config->text.heads;
+    return p->score && p->window_held == 0;
+}
+
+/* A window that came in several slices is held, and scores when it is complete. */
+static int score_later(const pass *s, int index, const ic_model_slice *p, const ic_mat *q)
+{
+    if (scores_at_once(p))
+        return IC_OK;
     float scale = 1.0f / sqrtf((float)s->m->config->text.head_dim);
-    bool whole = p->score && p->window_held == 0;
-    ic_mat yi = *y;
-    int rc = ic_op_attention_prefill_scored(s->m->device, p->slab, index, heads, q, 0, &s->m->rope,
-                                            scale, whole ? p->window_rows : 0, &yi);
-    if (!rc && p->window_rows && !whole)
-        rc = hold_window(s, index, p, q);
-    if (!rc && p->score && !whole) {
-        ic_mat window =
-            ic_mat_view(&p->window[index], 0, p->window_held + p->window_rows, 0, q->cols);
-        rc =
-            ic_op_attention_score(s->m->device, p->slab, index, heads, &window, &s->m->rope, scale);
+    int rc = p->window_rows ? hold_window(s, index, p, q) : IC_OK;
+    if (rc || !p->score)
+        return rc;
+    ic_mat window = ic_mat_view(&p->window[index], 0, p->window_held + p->window_rows, 0, q->cols);
+    return ic_op_attention_score(s->m->device, p->slab, index, s->m->config->text.heads, &window,
+                                 &s->m->rope, scale);
+}
+
+/* The slices of all sessions, a few at a time in one call. */
+static int attend_slices(const pass *s, int index, const ic_mat *q, const ic_mat *y)
+{
+    enum { TOGETHER = 16 };
+    const ic_text_config *t = &s->m->config->text;
+    ic_attend_slice slices[TOGETHER];
+    int rc = IC_OK, row = 0;
+    for (int i = 0, n; !rc && i < s->b->prefill_count; i += n) {
+        int first = row;
+        for (n = 0; n < TOGETHER && i + n < s->b->prefill_count; n++) {
+            const ic_model_slice *p = &s->b->prefill[i + n];
+            slices[n] =
+                (ic_attend_slice){p->slab, p->rows, 0, scores_at_once(p) ? p->window_rows : 0};
+            row += p->rows;
+        }
+        ic_mat qi = ic_mat_view(q, first, row - first, 0, q->cols);
+        ic_mat yi = ic_mat_view(y, first, row - first, 0, y->cols);
+        rc = ic_op_attention_slices(s->m->device, slices, n, index, t->heads, &qi, &s->m->rope,
+                                    1.0f / sqrtf((float)t->head_dim), &yi);
+        for (int j = i; !rc && j < i + n; j++) {
+            ic_mat qj = ic_mat_view(q, first, s->b->prefill[j].rows, 0, q->cols);
+            rc = score_later(s, index, &s->b->prefill[j], &qj);
+            first += s->b->prefill[j].rows;
+        }
     }
     return rc;
 }
@@ -341,14 +369,9 @@ static int attend(const pass *s, int index, const ic_mat *q, const ic_mat *y)
 {
     const ic_text_config *t = &s->m->config->text;
     float scale = 1.0f / sqrtf((float)t->head_dim);
-    int rc = IC_OK, row = 0;
-    for (int i = 0; !rc && i < s->b->prefill_count; i++) {
-        const ic_model_slice *p = &s->b->prefill[i];
-        ic_mat qi = ic_mat_view(q, row, p->rows, 0, q->cols);
-        ic_mat yi = ic_mat_view(y, row, p->rows, 0, y->cols);
-        rc = attend_slice(s, index, p, &qi, &yi);
-        row += p->rows;
-    }
+    int rc = attend_slices(s, index, q, y), row = 0;
+    for (int i = 0; i < s->b->prefill_count; i++)
+        row += s->b->prefill[i].rows;
     if (!rc && s->decode) {
         ic_mat qd = ic_mat_view(q, row, s->decode, 0, q->cols);
         ic_mat yd = ic_mat_view(y, row, s->decode, 0, y->cols);
