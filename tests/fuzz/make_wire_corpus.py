@@ -54,7 +54,7 @@ def main():
             write(f"{verb.lower()}_least", pick + msgpack.packb(record(name, False)))
     body = msgpack.packb(record("ask", True))
     for name, signature in (("good", b"ICW\x01ASK"), ("version", b"ICW\x02ASK"),
-                            ("magic", b"HTTP/1.1"), ("verb", b"ICW\x01FORK"), ("short", b"ICW")):
+                            ("magic", b"HTTP/1.1"), ("verb", b"ICW\x01DANCE"), ("short", b"ICW")):
         write(f"signature_{name}", b"\0" + bytes([len(signature)]) + signature + body)
     ask = bytes([[v for v, _ in verbs].index("ASK")])
     write("bomb_array", ask + b"\xdd\xff\xff\xff\xff")
