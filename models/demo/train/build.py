@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 import truth
-from talk import PRESENT, Talk
+from talk import PRESENT, Talk, WEIGHTS
 
 T_MAX = 2048
 SYSTEM = ["You are a helpful assistant.", "You watch a video and answer questions about it.", "Answer in one short sentence.",
@@ -68,10 +68,11 @@ def clip(rng, films, grid, step, n):
 
 
 class Row:
-    """Tokens of one sequence. marks: spans (start, end, kind) of answers; visuals: (token start, grid, key)."""
+    """Tokens of one sequence. marks: spans (start, end, kind) of answers; visuals: (token start, grid, key);
+    proofs: (start, end, how, visual) of the answers that one visual tells."""
 
     def __init__(self, enc):
-        self.enc, self.ids, self.loss, self.visuals, self.marks, self.seen_at, self.states = enc, [], [], [], [], [], []
+        self.enc, self.ids, self.loss, self.visuals, self.marks, self.seen_at, self.states, self.proofs = enc, [], [], [], [], [], [], []
 
     def put(self, ids, learn=0):
         self.ids += ids
@@ -92,14 +93,15 @@ class Row:
     def cut(self, a, b):
         """Forgets tokens a..b, as an evicting cache does; whole groups only."""
         del self.ids[a:b], self.loss[a:b]
-        n = b - a
+        n, gone = b - a, sum(a <= s < b for s, *_ in self.visuals)
+        self.proofs = [(s - n, e - n, how, v - gone) for s, e, how, v in self.proofs if s >= b and v >= gone]
         self.states = [x for x, (s, *_) in zip(self.states, self.visuals) if not a <= s < b]
         self.visuals = [(s - n if s >= b else s, g, k) for s, g, k in self.visuals if not a <= s < b]
         self.marks = [(s - n if s >= b else s, e - n if s >= b else e, k) for s, e, k in self.marks if not a <= s < b]
         self.seen_at = [(max(a, s - n) if s >= b else s, j) for s, j in self.seen_at if not a <= s < b]
 
 
-def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None):
+def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None, weights=WEIGHTS):
     """One row of at most `room` tokens. dialogue, a list, collects the rounds for an evaluation."""
     row = Row(enc)
     grids = list(films.by_grid)
@@ -115,7 +117,7 @@ def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None):
     t0 = 0.0 if r < 0.4 else float(rng.integers(0, 4000)) if r < 0.8 else round(float(rng.uniform(0, 4000)), 2)
     cost = grid[0] * grid[1] + 10
     share = rng.uniform(0.2, 0.5) if room <= 256 else rng.uniform(0.35, 0.7) if room <= 512 else rng.uniform(0.45, 0.8)
-    if room <= 256 and kinds is None and rng.random() < 0.5:
+    if room <= 256 and kinds is None and rng.random() < 0.25:
         kinds = PRESENT
     n = max(2, int(room * share / cost))
     pairs = clip(rng, films, grid, step, n)
@@ -148,7 +150,7 @@ def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None):
         rounds = 100 if late else int(rng.choice([1, 1, 2, 3]))
         for k in range(rounds):
             talk = Talk(rng, seen, topic)
-            got = talk.ask(kinds)
+            got = talk.ask(kinds, weights)
             if not got:
                 break
             q, a, ok, kind = got
@@ -163,6 +165,8 @@ def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None):
             at = len(row.ids)
             row.put(ai + [SP["<|im_end|>"]], 1)
             row.marks.append((at, len(row.ids), kind))
+            if talk.proof:
+                row.proofs.append((at, len(row.ids), *talk.proof))
             row.text("\n")
             if dialogue is not None:
                 dialogue.append((end, q, a, ok, kind))

@@ -168,18 +168,54 @@ class Layer(nn.Module):
         self.input_layernorm, self.post_attention_layernorm = RMSNorm(d), RMSNorm(d)
 
     def forward(self, x, cos, sin):
+        """A residual block, [b, t, d] -> [b, t, d]."""
         b, t, _ = x.shape
         a, h = self.self_attn, self.input_layernorm(x)
-        q = a.q_norm(a.q_proj(h).view(b, t, self.nh, self.hd)).transpose(1, 2)
-        k = a.k_norm(a.k_proj(h).view(b, t, self.nkv, self.hd)).transpose(1, 2)
-        v = a.v_proj(h).view(b, t, self.nkv, self.hd).transpose(1, 2)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q = rotate(a.q_norm(a.q_proj(h).view(b, t, self.nh, self.hd)).transpose(1, 2), cos, sin)
+        k, v = self.keys_values(h, cos, sin)
         r = self.nh // self.nkv
         k, v = k.repeat_interleave(r, 1), v.repeat_interleave(r, 1)
         o = causal(q.reshape(-1, t, self.hd), k.reshape(-1, t, self.hd) * self.hd ** -0.5, v.reshape(-1, t, self.hd))
         x = x + a.o_proj(o.view(b, self.nh, t, self.hd).transpose(1, 2).reshape(b, t, -1))
+        return self.feed_forward(x)
+
+    def keys_values(self, h, cos, sin):
+        """Of the normalised rows h [b, t, d]: keys (rotated) and values, [b, kv heads, t, head_dim]."""
+        b, t, _ = h.shape
+        a = self.self_attn
+        k = a.k_norm(a.k_proj(h).view(b, t, self.nkv, self.hd)).transpose(1, 2)
+        return rotate(k, cos, sin), a.v_proj(h).view(b, t, self.nkv, self.hd).transpose(1, 2)
+
+    def feed_forward(self, x):
         m, h = self.mlp, self.post_attention_layernorm(x)
         return x + m.down_proj(F.silu(m.gate_proj(h)) * m.up_proj(h))
+
+    def at(self, x, cos, sin, rows, keys_values):
+        """The block's outputs for some tokens only: rows lists, for each row of x, their indices. -> [tokens, d]"""
+        b, t, d = x.shape
+        a, rep = self.self_attn, self.nh // self.nkv
+        k, v = keys_values(self, x, cos, sin)
+        flat = torch.cat([r + j * t for j, r in enumerate(rows)])
+        mine = x.view(b * t, d)[flat]
+        q = a.q_norm(a.q_proj(self.input_layernorm(mine)).view(-1, self.nh, self.hd))
+        q = rotate(q, cos.view(b * t, 1, -1)[flat], sin.view(b * t, 1, -1)[flat]) * self.hd ** -0.5
+        out, columns = [], torch.arange(t)
+        for j, (r, qj) in enumerate(zip(rows, q.split([len(r) for r in rows]))):
+            qj = qj.view(-1, self.nkv, rep, self.hd).permute(1, 2, 0, 3).reshape(self.nkv, -1, self.hd)
+            w = (qj @ k[j].transpose(1, 2)).masked_fill((columns > r[:, None]).repeat(rep, 1), float("-inf"))
+            o = w.softmax(-1) @ v[j]
+            out.append(o.view(self.nkv, rep, -1, self.hd).permute(2, 0, 1, 3).reshape(len(r), -1))
+        return self.feed_forward(mine + a.o_proj(torch.cat(out)))
+
+
+@functools.lru_cache(maxsize=1)
+def fused():
+    """The block, and its keys and values alone, compiled: once for every shape of a batch."""
+    import torch._inductor.config as inductor
+    inductor.cpp.dynamic_threads = True  # the number of threads may change on the way
+    torch._dynamo.config.recompile_limit = 64
+    return (torch.compile(lambda layer, x, cos, sin: layer(x, cos, sin), dynamic=False),
+            torch.compile(lambda layer, x, cos, sin: layer.keys_values(layer.input_layernorm(x), cos, sin), dynamic=False))
 
 
 class Text(nn.Module):
@@ -194,9 +230,10 @@ class Text(nn.Module):
                 small = n.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight"))
                 nn.init.normal_(p, std=0.5 if "embed" in n else 0.01 if small else 0.04)
 
-    def forward(self, ids, pos, where=None, emb=None, deep=None, peek=None):
+    def forward(self, ids, pos, where=None, emb=None, deep=None, peek=None, rows=None):
         """ids [b, t]; pos [3, b, t]; where: flat indices of visual rows; emb, deep: their values. -> hidden [b, t, d]
-        (and the residual streams after `peek` layers and after one more)."""
+        (and the residual streams after `peek` layers and after each of the next two). rows: the indices, row by row, of the tokens whose
+        outputs are wanted, for training: compiled blocks, hidden is [tokens, d]."""
         b, t = ids.shape
         x = self.embed_tokens(ids)
         cos, sin = text_rope(pos, x.dtype)
@@ -204,10 +241,15 @@ class Text(nn.Module):
             x = x.view(b * t, -1).index_copy(0, where, emb.to(x.dtype)).view(b, t, -1)
         middle = []
         for i, layer in enumerate(self.layers):
-            x = layer(x, cos, sin)
+            if rows is None:
+                x = layer(x, cos, sin)
+            elif i + 1 < len(self.layers):
+                x = fused()[0](layer, x, cos, sin)
+            else:
+                x = layer.at(x, cos, sin, rows, fused()[1])
             if where is not None and i < len(deep):
                 x = x.view(b * t, -1).index_add(0, where, deep[i].to(x.dtype)).view(b, t, -1)
-            if peek and i + 1 in (peek, peek + 1):
+            if peek and peek <= i + 1 <= peek + 2:
                 middle.append(x)
         return (self.norm(x), *middle) if peek else self.norm(x)
 

@@ -1,6 +1,8 @@
 """Questions and answers about what has been seen. Everything is derived from a list of observations
 (time, things, glyph), one a pair of frames, as truth.pair tells them; nothing else is known.
 
+`proof` tells how the last question's answer is found: in which observation, and whether by an event (something
+came), by its end (gone: the observation after), by the time asked for, or because it is now.
 `Talk(rng, seen).ask()` gives (question, answer, accept, kind): accept is a list of phrases that must
 all occur in a right answer, in any case and as whole words; "a|b" in one phrase are alternatives."""
 from truth import DIRS, STILL, UNSURE
@@ -20,6 +22,10 @@ PAST = ["ever", "colour_at", "what_at", "count_at", "glyph_at", "when", "when_la
 OTHER = ["unknown"]
 WEIGHTS = {"ever": 3, "when": 2, "first": 1.5, "order": 2, "colour_at": 1.5, "what_at": 1.2, "glyphs": 1, "count_past": 0.7,
            "story": 0.7, "describe": 1.5, "when_last": 1.5, "where_past": 1.5, "change": 1.5, "moved": 1.3, "unknown": 1.2}
+
+# What is learnt slowly is asked more often in training (never in the measurements).
+DRILL = {**WEIGHTS, "when": 5, "when_last": 3.5, "what_at": 3, "count_at": 1.5, "glyph_at": 2, "glyphs": 2.5, "count_past": 1.5, "story": 1.5,
+         "order": 3, "moved": 2, "unknown": 2, "first": 2, "describe": 2.5, "exist": 1.5, "move": 1.5, "ever_glyph": 1.5, "count": 1.5}
 
 
 def name(key):
@@ -43,8 +49,8 @@ class Talk:
 
     def __init__(self, rng, seen, topic=None):
         self.rng, self.seen, self.topic = rng, seen, topic
-        self.now = seen[-1]
-        self.first, self.last, self.gfirst, self.glast, self.moves, self.spots = {}, {}, {}, {}, {}, {}
+        self.now, self.proof = seen[-1], None
+        self.first, self.last, self.gfirst, self.glast, self.moves, self.moved_at, self.spots = {}, {}, {}, {}, {}, {}, {}
         self.changes = []
         before = {}
         for i, (_, things, glyph) in enumerate(seen):
@@ -58,6 +64,7 @@ class Talk:
                     m = self.moves.setdefault(k, [])
                     if not m or m[-1] != d:
                         m.append(d)
+                        self.moved_at.setdefault(k, i)
                 if settled:
                     self.spots[k] = cell
             for k, cell in here.items():
@@ -276,6 +283,8 @@ class Talk:
             n, hit = SHAPES[k[0]], any(a == k[0] for a, _ in self.first)
             if not yes and hit and self.rng.random() < 0.6:
                 return None
+        if hit:
+            self.proof = "event", min(i for b, i in self.first.items() if name(b).endswith(n))
         q = self.pick(f"Was there {article(n)}?", f"Did you see {article(n)}?", f"Have you seen {article(n)}?", f"Was {article(n)} ever there?",
                       f"Did {article(n)} appear?", f"Has there been {article(n)}?", f"Have you ever seen {article(n)}?")
         if hit and n != SHAPES[k[0]]:
@@ -286,6 +295,8 @@ class Talk:
         yes = bool(self.gfirst) and self.rng.random() < 0.5
         g = self.any(self.gfirst) if yes else int(self.rng.integers(len(GLYPHS)))
         n, hit = sign(g), g in self.gfirst
+        if hit:
+            self.proof = "event", self.gfirst[g]
         q = self.pick(f"Was the {n} shown?", f"Did you see the {n}?", f"Have you seen the {n}?", f"Was there the {n}?", f"Was the {n} ever there?")
         return q, (f"Yes, I saw the {n}." if hit else f"No, I did not see the {n}."), ["yes" if hit else "no"]
 
@@ -310,6 +321,7 @@ class Talk:
                     f"Which colour did the {w} have at {t} seconds?", f"What was the colour of the {w} at {t} seconds?"][tail]
         if self.rng.random() < 0.12:
             return self.out_of_time(q)
+        self.proof = "time", i
         c = [b for a, b, *_ in self.seen[i][1] if a == s]
         if not c:
             return q(n), f"There was no {w} then.", [f"no {w}"]
@@ -329,6 +341,7 @@ class Talk:
                     f"At {t} seconds, what was there?", f"Describe what was there at {t} seconds."][tail]
         if self.rng.random() < 0.12:
             return self.out_of_time(q)
+        self.proof = "time", i
         p, ok = self.parts(self.seen[i], False)
         if not p:
             return q(n), "There was nothing.", ["nothing"]
@@ -345,6 +358,7 @@ class Talk:
                     f"How many shapes did you see at {t} seconds?"][tail]
         if self.rng.random() < 0.1:
             return self.out_of_time(q)
+        self.proof = "time", i
         k = len(self.seen[i][1])
         return q(n), ("There was one shape." if k == 1 else f"There were {NUMBERS[k]} shapes."), [f"{NUMBERS[k]} shape" + ("" if k == 1 else "s")]
 
@@ -359,6 +373,7 @@ class Talk:
                     f"At {t} seconds, which letter or digit was there?", f"What letter or digit was there at {t} seconds?"][tail]
         if self.rng.random() < 0.1:
             return self.out_of_time(q)
+        self.proof = "time", i
         g = self.seen[i][2]
         if not g:
             if self.rng.random() < 0.7:
@@ -370,13 +385,14 @@ class Talk:
         if self.gfirst and self.rng.random() < 0.3:
             g = self.any(self.gfirst)
             n, w = self.time(self.gfirst[g]), sign(g)
+            self.proof = "event", self.gfirst[g]
             q = self.pick(f"When was the {w} shown?", f"When did the {w} appear?", f"When did you first see the {w}?", f"At what time did the {w} appear?")
             return q, f"The {w} appeared at {n} seconds.", [self.when_ok(n)]
         if not self.first:
             return None
         k = self.any(self.first)
         n, x = self.time(self.first[k]), self.the(k)
-        self.topic = k
+        self.topic, self.proof = k, ("event", self.first[k])
         q = self.pick(f"When did {x} appear?", f"When did you first see {x}?", f"At what time did {x} appear?", f"When was {x} first seen?",
                       f"When did {x} come?", f"At what second did {x} appear?")
         return q, f"The {name(k)} appeared at {n} seconds.", [self.when_ok(n)]
@@ -387,7 +403,7 @@ class Talk:
             return None
         k = self.any(gone)
         n, x = self.time(self.last[k]), self.the(k)
-        self.topic = k
+        self.topic, self.proof = k, ("gone", self.last[k] + 1)
         q = self.pick(f"When did you last see {x}?", f"When was {x} last seen?", f"When did {x} leave?", f"When did {x} disappear?",
                       f"Until when was {x} there?")
         return q, f"The {name(k)} was last seen at {n} seconds.", [self.when_ok(n)]
@@ -404,7 +420,7 @@ class Talk:
         k = self.unique(self.first, max if latest else min)
         if k is None:
             return None
-        self.topic = k
+        self.topic, self.proof = k, ("event", self.first[k])
         if latest:
             q = self.pick("What was the last shape to appear?", "Which shape appeared last?", "Which new shape came last?", "What appeared last?",
                           "What is the newest shape?")
@@ -443,6 +459,7 @@ class Talk:
             q = self.pick("Which letters and digits have you seen?", "What letters and digits were shown?", "Which letters and digits were there?",
                           "List the letters and digits.")
             return q, f"I saw {join([GLYPHS[g] for g in order])}.", [join([GLYPHS[g] for g in order])]
+        self.proof = "event", self.gfirst[order[0 if r < 0.6 else -1]]
         if r < 0.6:
             return (self.pick("Which letter or digit was shown first?", "What was the first letter or digit?"),
                     f"The {sign(order[0])} was shown first.", [sign(order[0])])
@@ -451,9 +468,12 @@ class Talk:
                     f"The {sign(order[-1])} was shown last.", [sign(order[-1])])
         if len(order) < 2:
             return None
+        self.proof = None
         i = int(self.rng.integers(len(order) - 1))
         a, b = order[i], order[i + 1]
-        if self.rng.random() < 0.5:
+        later = self.rng.random() < 0.5
+        self.proof = "event", self.gfirst[b if later else a]
+        if later:
             return (self.pick(f"Which letter or digit came after the {sign(a)}?", f"What was shown after the {sign(a)}?"),
                     f"The {sign(b)} came after the {sign(a)}.", [sign(b)])
         return (self.pick(f"Which letter or digit came before the {sign(b)}?", f"What was shown before the {sign(b)}?"),
@@ -467,7 +487,7 @@ class Talk:
             if len(mine) != 1:
                 return None
             w = name(new)
-            self.topic = new
+            self.topic, self.proof = new, ("event", i)
             q = self.pick(f"What colour was the {w} before?", f"What colour was the {s} before it turned {COLOURS[new[1]]}?",
                           f"Which colour had the {w} before it changed?")
             return q, f"The {s} was {COLOURS[old[1]]} before.", [COLOURS[old[1]]]
@@ -478,6 +498,7 @@ class Talk:
             return None
         q = self.pick(f"Did the {w} change its colour?", f"Did {article(w)} change colour?", f"Has {article(w)} changed its colour?")
         if mine:
+            self.proof = "event", mine[0][0]
             a, b = COLOURS[mine[0][1][1]], COLOURS[mine[0][2][1]]
             return q, f"Yes, the {w} changed from {a} to {b}.", ["yes", a, b]
         return q, f"No, the {w} did not change.", ["no"]
@@ -493,6 +514,7 @@ class Talk:
         x = self.the(k)
         self.topic = k
         q = self.pick(f"Which way did {x} move?", f"In which direction did {x} move?", f"How did {x} move?", f"Did {x} move?")
+        self.proof = ("event", self.moved_at[k]) if m else None
         if not m:
             return q, f"The {name(k)} did not move.", ["did not move"]
         return q, f"The {name(k)} moved {DIRS[m[0]]}.", [f"moved {DIRS[m[0]]}"]
@@ -546,12 +568,13 @@ class Talk:
             return None
         return self.pick(f"When was the {sign(g)} shown?", f"When did the {sign(g)} appear?"), f"I don't know. I did not see the {sign(g)}.", DUNNO_OK
 
-    def ask(self, kinds=None):
+    def ask(self, kinds=None, weights=WEIGHTS):
         kinds = kinds or PRESENT + PAST + OTHER
-        w = [WEIGHTS.get(k, 1.0) for k in kinds]
+        w = [weights.get(k, 1.0) for k in kinds]
         tot = sum(w)
         for _ in range(40):
             kind = str(self.rng.choice(kinds, p=[x / tot for x in w]))
+            self.proof = ("now", len(self.seen) - 1) if kind in PRESENT else None
             got = getattr(self, "q_" + kind)()
             if not got:
                 continue

@@ -6,6 +6,7 @@ import json
 import multiprocessing as mp
 import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -13,18 +14,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from books import TRAIN_BOOKS, read_book
-from aux import MIDDLE, Readouts, labels
+from aux import MIDDLE, Readouts, lessons
 from build import ROWS, SP, Films, film_row, positions, session
 from encode import encoder
-from model import Text
+from model import CONFIG, Text
 from optim import Optimiser
+from talk import DRILL
 
-def tokens(t):
-    """Tokens of a step whose rows are t long: small steps early."""
-    return 3072 if t <= 384 else 4096 if t <= 1024 else 8192
-
-
+TOKENS = 6144  # of a step; the lengths of rows divide it
 PROSE = 0.1  # share of the tokens
+DIGIT = 4.0  # weight of a digit in the loss: few tokens, and all that a time consists of
 
 
 class Bank:
@@ -47,28 +46,21 @@ class Bank:
 
 
 def pack(rows, t, bank):
-    """Right-padded arrays of one batch."""
-    b, ends, asks, lines, ask_lines = len(rows), [], [], [], []
-    ids, lab = np.full((b, t), SP["<|endoftext|>"], np.int64), np.full((b, t), -100, np.int64)
-    pos, where, feat = np.zeros((3, b, t), np.int64), [], []
+    """One batch, right-padded: ids, labels [b, t] (-100: not learnt), positions [3, b, t]; flat indices of the visual tokens and
+    their rows in the bank; marks of the answers; lessons for the helpers; how many last rows are prose."""
+    ids, lab = np.full((len(rows), t), SP["<|endoftext|>"], np.int64), np.full((len(rows), t), -100, np.int64)
+    pos, where, feat = np.zeros((3, len(rows), t), np.int64), [], []
     for j, r in enumerate(rows):
         n = len(r.ids)
         ids[j, :n] = r.ids
         m = np.array(r.loss, bool)
         lab[j, :n][m] = np.array(r.ids)[m]
         pos[:, j, :n] = positions(r.ids, r.visuals)
-        told = labels(*zip(*r.states))
-        lines.append(told)
-        for s, _, _ in r.marks:
-            asks.append(j * t + s - 3)  # the <|im_start|> of the answer
-            last = sum(v < s for v, *_ in r.visuals) - 1
-            ask_lines.append([x[last:last + 1] for x in told])
         for s, g, key in r.visuals:
-            ends.append(j * t + s + g[0] * g[1])
             where.append(j * t + s + np.arange(g[0] * g[1]))
             feat.append(bank.index(key))
-    return ids, lab, pos, np.concatenate(where), np.concatenate(feat), [r.marks for r in rows], \
-        [np.array(ends), np.array(asks)] + [np.concatenate(x) for x in zip(*lines, *ask_lines)]
+    return SimpleNamespace(ids=ids, lab=lab, pos=pos, where=np.concatenate(where), feat=np.concatenate(feat),
+                           marks=[r.marks for r in rows], lessons=lessons(rows, t), prose=0)
 
 
 def produce(queue, phase, pool, last, feats, tokpath, seed):
@@ -81,16 +73,16 @@ def produce(queue, phase, pool, last, feats, tokpath, seed):
     while True:
         lengths, weights = PHASES[phase.value]
         t = int(rng.choice(lengths, p=weights))
-        rows = []
-        while len(rows) < tokens(t) // t:
-            r = session(rng, films, enc, t)
+        rows, prose = [], min(TOKENS // t - 1, int(TOKENS // t * PROSE + rng.random()))
+        while len(rows) < TOKENS // t - prose:
+            r = session(rng, films, enc, t, weights=DRILL)
             if r is not None and r.marks:
                 rows.append(r)
-        queue.put((t, pack(rows, t, bank)))
+        queue.put((prose, pack(rows, t, bank)))
 
 
-PHASES = [([128, 192, 256], [0.4, 0.3, 0.3]), ([256, 384], [0.5, 0.5]), ([256, 384, 768], [0.3, 0.4, 0.3]),
-          ([512, 1024, 2048], [0.5, 0.25, 0.25])]
+PHASES = [([128, 256], [0.6, 0.4]), ([256, 512], [0.5, 0.5]), ([256, 512, 1024, 2048], [0.3, 0.4, 0.2, 0.1]),
+          ([256, 512, 1024, 2048], [0.15, 0.35, 0.35, 0.15])]
 
 
 def prose_rows(rng, stream, n, t):
@@ -98,54 +90,54 @@ def prose_rows(rng, stream, n, t):
     return np.stack([stream[i:i + t] for i in at]).astype(np.int64)
 
 
-def with_prose(batch, rng, stream):
-    """A part of the batch's rows becomes prose: they are appended, all their tokens to be learnt."""
-    ids, lab, pos, where, feat, marks, more_labels = batch
-    b, t = ids.shape
-    n = int(b * PROSE / (1 - PROSE) + rng.random())
-    if n == 0:
-        return batch, 0
-    more = prose_rows(rng, stream, n, t)
-    flat = np.broadcast_to(np.arange(t), (3, n, t))
-    return (np.concatenate([ids, more]), np.concatenate([lab, more]), np.concatenate([pos, flat], 1), where, feat, marks,
-            more_labels), n
+def prose_batch(rows):
+    flat = np.broadcast_to(np.arange(rows.shape[1]), (3, *rows.shape)).copy()
+    return SimpleNamespace(ids=rows, lab=rows, pos=flat, where=None, marks=[[]] * len(rows), prose=len(rows))
 
 
-def run(net, bank, batch, prose=0, grad=True, aux=None):
-    """Loss (talk, prose: the last `prose` rows) and, per token that is learnt, whether its prediction is right."""
-    ids, lab, pos, where, feat = batch[:5]
-    ids, lab, pos = (torch.from_numpy(x) for x in (ids, lab, pos))
-    with torch.set_grad_enabled(grad):
-        if where is None:
+def with_prose(batch, n, rng, stream):
+    """n rows of prose are appended, all their tokens to be learnt."""
+    if n:
+        more = prose_batch(prose_rows(rng, stream, n, batch.ids.shape[1]))
+        batch.ids, batch.lab = (np.concatenate(x) for x in ((batch.ids, more.ids), (batch.lab, more.lab)))
+        batch.pos, batch.prose = np.concatenate([batch.pos, more.pos], 1), n
+    return batch
+
+
+def run(net, bank, batch, learn=None):
+    """Losses of a batch (talk, prose, readouts, pointing) and, per token, whether its prediction is right. learn: the helpers and
+    which tokens are digits, when gradients are wanted."""
+    ids, lab, pos = (torch.from_numpy(x) for x in (batch.ids, batch.lab, batch.pos))
+    helpers, digit = learn or (None, None)
+    with torch.set_grad_enabled(bool(learn)):
+        keep = lab[:, 1:] >= 0
+        rows = [k.nonzero()[:, 0] for k in keep] if learn else None
+        told = point = torch.zeros(())
+        if batch.where is None:
             h = net(ids, pos)
         else:
-            emb, deep = bank.gather(torch.from_numpy(feat))
-            h, middle, later = net(ids, pos, torch.from_numpy(where), emb, deep, peek=MIDDLE)
-        extra = 0.0
-        if aux is not None:
-            ends, asks, *lines = (torch.from_numpy(x) for x in batch[6])
-            d = h.shape[-1]
-            extra = aux(middle.view(-1, d)[ends], later.view(-1, d)[asks], later.view(-1, d)[torch.cat([ends, asks])], *lines)
-        y = lab[:, 1:].reshape(-1)
-        keep = (y >= 0).nonzero()[:, 0]
-        h = h[:, :-1].reshape(-1, h.shape[-1])[keep]
-        logits = net.logits(h).float()
-        ce = F.cross_entropy(logits, y[keep], reduction="none")
-        n = prose * (lab.shape[1] - 1)
-        talk, book = ce[:len(ce) - n], ce[len(ce) - n:]
-        talk = talk.mean() if len(talk) else torch.zeros(())
-        book = book.mean() if n else torch.zeros(())
-    ok = torch.zeros(y.shape, dtype=torch.bool)
-    ok[keep] = logits.detach().argmax(-1) == y[keep]
-    return talk, book, ok.view(lab.shape[0], -1).numpy(), extra
+            emb, deep = bank.gather(torch.from_numpy(batch.feat))
+            h, *streams = net(ids, pos, torch.from_numpy(batch.where), emb, deep, MIDDLE, rows)
+            if learn:
+                told, point = helpers(net, pos, streams, batch.lessons)
+        y = lab[:, 1:][keep]
+        logits = net.logits(h if learn else h[:, :-1][keep]).float()
+        ce = F.cross_entropy(logits, y, reduction="none")
+        talk, book = ce.split([len(ce) - batch.prose * (lab.shape[1] - 1), batch.prose * (lab.shape[1] - 1)])
+        weight = torch.where(digit[y[:len(talk)]], DIGIT, 1.0) if learn else torch.ones_like(talk)
+        talk = (talk * weight).sum() / weight.sum().clamp(min=1)
+        book = book.mean() if batch.prose else torch.zeros(())
+    ok = torch.zeros(keep.shape, dtype=torch.bool)
+    ok[keep] = logits.detach().argmax(-1) == y
+    return talk, book, told, point, ok.numpy()
 
 
 def score(net, bank, batches):
     """Share of answers right word for word (teacher-forced argmax: what greedy decoding would say), by kind."""
     tally = collections.defaultdict(list)
     for b in batches:
-        _, _, ok, _ = run(net, bank, b, grad=False)
-        for j, marks in enumerate(b[5]):
+        *_, ok = run(net, bank, b)
+        for j, marks in enumerate(b.marks):
             for s, e, kind in marks:
                 tally[kind].append(bool(ok[j, s - 1:e - 1].all()))
     return {k: (float(np.mean(v)), len(v)) for k, v in sorted(tally.items())}
@@ -186,11 +178,12 @@ def main():
     p.add_argument("--tokenizer", required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--minutes", type=float, default=100)
-    p.add_argument("--phases", default="0.15,0.3,0.55", help="shares of the time at which the lengths grow")
+    p.add_argument("--phases", default="0.1,0.25,0.5", help="shares of the time at which the lengths grow")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--last", type=int, help="films to use")
     p.add_argument("--init", help="begin with the weights of this exported model")
     p.add_argument("--aux", type=float, default=0.15, help="weight of the readouts at first")
+    p.add_argument("--point", type=float, default=0.2, help="weight of the pointing heads")
     p.add_argument("--lr", type=float, default=0.02)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
@@ -206,16 +199,18 @@ def main():
     hfilms = Films(a.held)
     hbank, hrng = Bank(a.held_features, hfilms), np.random.default_rng(99)
     held = {}
-    for t, nb in ((384, 5), (1024, 2), (2048, 2)):
-        rows = [r for r in (session(hrng, hfilms, enc, t) for _ in range(6 * nb * tokens(t) // t)) if r is not None and r.marks]
-        held[t] = [pack(rows[i * (tokens(t) // t):(i + 1) * (tokens(t) // t)], t, hbank) for i in range(nb)]
+    for t, nb in ((384, 4), (1024, 2), (2048, 3)):
+        n = TOKENS // t
+        rows = [r for r in (session(hrng, hfilms, enc, t) for _ in range(6 * nb * n)) if r is not None and r.marks]
+        held[t] = [pack(rows[i * n:(i + 1) * n], t, hbank) for i in range(nb)]
+    digit = torch.tensor([(tok.id_to_token(i) or "").isdigit() for i in range(CONFIG["text_config"]["vocab_size"])])
     net = Text()
     if a.init:
         sd = load_file(os.path.join(a.init, "model.safetensors"))
         net.load_state_dict({k: sd[k if k.startswith("lm_head") else "model.language_model." + k].float() for k in net.state_dict()})
     net.bfloat16()
-    aux = Readouts(net.norm.weight.shape[0]).bfloat16()
-    opt = Optimiser(list(net.named_parameters()) + [("aux." + k, v) for k, v in aux.named_parameters()], a.lr, 4e-3)
+    helpers = Readouts(net.norm.weight.shape[0]).bfloat16()
+    opt = Optimiser(list(net.named_parameters()) + [("aux." + k, v) for k, v in helpers.named_parameters()], a.lr, 4e-3)
     cores = Neighbour(a.threads)
     used, step, total = 0.0, 0, 0
     if os.path.exists(a.out):
@@ -230,29 +225,29 @@ def main():
         u = used / (a.minutes * 60)
         phase.value = sum(u >= c for c in cuts)
         w = time.time()
-        _, batch = queue.get()
+        extra, batch = queue.get()
         wait += time.time() - w
-        batch, extra = with_prose(batch, rng, stream)
-        talk, book, _, told = run(net, bank, batch, extra, aux=aux)
+        batch = with_prose(batch, extra, rng, stream)
+        talk, book, told, point, _ = run(net, bank, batch, (helpers, digit))
         weight = a.aux * max(0.2, 1 - u)
-        (talk + 0.15 * book + weight * told).backward()
-        opt.step(min(1.0, (step + 1) / 100) * min(1.0, (1 - u) / 0.45 + 0.005))
+        (talk + 0.25 * book + weight * told + a.point * point).backward()
+        opt.step(min(1.0, (step + 1) / 100) * min(1.0, (1 - u) / 0.6 + 0.005))
         step += 1
-        total += batch[0].size
-        avg.append((float(talk.detach()), float(told.detach())))
+        total += batch.ids.size
+        avg.append([float(x.detach()) for x in (talk, told, point)])
         now = time.time()
         used, last = used + now - last, now
         if step % 10 == 0:
             cores.adapt()
         if step % 50 == 0:
-            print(step, f"x{torch.get_num_threads()}", f"{used:.0f}s", f"{total / 1e6:.2f}M", f"wait {wait:.0f}s", f"loss/aux {np.mean(avg, 0).round(4)}", flush=True)
-        if step % 250 == 0:
+            print(step, f"x{torch.get_num_threads()}", f"{used:.0f}s", f"{total / 1e6:.2f}M", f"wait {wait:.0f}s",
+                  f"loss/aux/pointing {np.mean(avg, 0).round(4)}", flush=True)
+        if step % 500 == 0:
             for t, bs in held.items():
-                if t <= (384, 384, 1024, 2048)[phase.value]:
+                if t <= (384, 384, 2048, 2048)[phase.value]:
                     print("  held", t, show(score(net, hbank, bs)), flush=True)
-            book = prose_rows(np.random.default_rng(1), stream, 8, 512)
-            flat = np.broadcast_to(np.arange(512), (3, 8, 512)).copy()
-            print(f"  prose {float(run(net, bank, (book, book, flat, None, None), 8, False)[1]):.3f}", flush=True)
+            book = prose_batch(prose_rows(np.random.default_rng(1), stream, 8, 512))
+            print(f"  prose {float(run(net, bank, book)[1]):.3f}", flush=True)
             last = time.time()
         if used - saved > 150 or used >= a.minutes * 60:
             saved = used
