@@ -189,10 +189,14 @@ static void put(router *r, router_transfer *t, ic_mail_request **q_p)
         answer_put(r, t, q);
         return;
     }
+    ic_buf bytes = {0};
+    if (ic_buf_append(&bytes, q->payload.data + known, size - known)) {
+        router_error(r, q, IC_WIRE_CODE_BUSY, "out of memory for this piece: try again");
+        return;
+    }
     ic_job_transfer *job = new_job(r, t, IC_TRANSFER_PUT, q_p);
     job->last = last;
-    ic_buf_append(&job->bytes, q->payload.data + known, size - known);
-    job->job.rc = job->bytes.status;
+    job->bytes = bytes;
     t->at += size - known;
     send_job(r, job);
 }

@@ -120,14 +120,33 @@ static int put_all(ic_client *c, uint64_t transfer, uint64_t until, int fd, ic_w
     return rc;
 }
 
-int ic_client_import(ic_client *c, ic_wire_msg *import, int fd, ic_wire_msg *reply, ic_error *e)
+/* One attempt, from the beginning of the bytes. */
+static int import_once(ic_client *c, ic_wire_msg *import, int fd, ic_wire_msg *reply, ic_error *e)
 {
-    struct stat info;
     memset(reply, 0, sizeof *reply);
-    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode))
-        ic_wire_put(&import->import, import, size, (uint64_t)info.st_size);
     int rc = ic_client_call(c, import, reply, e);
     uint64_t transfer = rc ? 0 : ic_wire_get(&reply->ok, ok, transfer, 0);
     uint64_t until = rc ? 0 : ic_wire_get(&reply->ok, ok, until, 0);
     return transfer ? put_all(c, transfer, until, fd, reply, e) : rc;
+}
+
+/* A server that was restarted has forgotten the transfer, or has finished it and lost its answer:
+ * the same key begins again, or gets the session. */
+int ic_client_import(ic_client *c, ic_wire_msg *import, int fd, ic_wire_msg *reply, ic_error *e)
+{
+    enum { TRIES = 3 };
+    struct stat info;
+    off_t start = lseek(fd, 0, SEEK_CUR);
+    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode))
+        ic_wire_put(&import->import, import, size, (uint64_t)(info.st_size - start));
+    int rc = ic_client_fill_key(import, e);
+    if (rc)
+        return rc;
+    for (int i = 0; i < TRIES; i++) {
+        rc = import_once(c, import, fd, reply, e);
+        if (rc != IC_ENOTFOUND || start < 0 || lseek(fd, start, SEEK_SET) != start)
+            break;
+        ic_wire_msg_fini(reply);
+    }
+    return rc;
 }
