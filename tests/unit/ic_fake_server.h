@@ -39,7 +39,10 @@ typedef struct fake_server {
     atomic_bool is_mute; /* hears nothing, says nothing */
     atomic_uint heartbeat_ms;
     atomic_uint forget_at; /* forget the client once this many bytes were uploaded; 0: never */
+    atomic_uint lose_at;   /* forget an import once this many of its bytes came; 0: never */
+    atomic_bool lose_last; /* ... or when it is finished, before its answer */
     /* counts, read by tests */
+    atomic_uint imports;
     atomic_uint hellos, asks, repeated, cancels, credits, byes, medias, pings, attaches;
     atomic_uint overdrawn; /* uploads beyond `until` */
     /* the thread's own */
@@ -54,6 +57,9 @@ typedef struct fake_server {
     ic_buf upload;
     uint64_t upload_size; /* as told; UINT64_MAX: unknown */
     char uploaded_name[64];
+    ic_wire_id import_key;
+    bool is_imported;
+    uint64_t transfer;
 } fake_server;
 
 static inline void fake_send(fake_server *s, const ic_wire_msg *m, const uint8_t *id, int id_size)
@@ -302,6 +308,49 @@ static inline void fake_on_data(fake_server *s, const ic_wire_msg *m, const uint
                                                                  : IC_WIRE_EVENT_MEDIA_PROGRESS);
 }
 
+/* The bytes go where those of uploads go. */
+static inline void fake_on_import(fake_server *s, const ic_wire_msg *m)
+{
+    ic_wire_msg ok = fake_ok(m);
+    if (s->imports++ && memcmp(&s->import_key, &m->import.key, sizeof s->import_key))
+        abort(); /* the same act has the same key */
+    s->import_key = m->import.key;
+    if (s->is_imported) {
+        ic_wire_put(&ok.ok, ok, session, FAKE_SESSION);
+        ic_wire_put(&ok.ok, ok, repeated, true);
+    } else {
+        ic_buf_clear(&s->upload);
+        ic_wire_put(&ok.ok, ok, transfer, ++s->transfer);
+        ic_wire_put(&ok.ok, ok, received, 0);
+        ic_wire_put(&ok.ok, ok, until, FAKE_WINDOW);
+    }
+    fake_send(s, &ok, s->id, s->id_size);
+}
+
+static inline void fake_on_put(fake_server *s, const ic_wire_msg *m, const uint8_t *bytes,
+                               size_t size)
+{
+    bool is_last = ic_wire_get(&m->put, put, last, false);
+    ic_wire_msg ok = fake_ok(m);
+    if (m->put.offset + size > s->upload.size + FAKE_WINDOW)
+        s->overdrawn++;
+    if (m->put.transfer == s->transfer && m->put.offset == s->upload.size)
+        ic_buf_append(&s->upload, bytes, size);
+    s->is_imported = is_last;
+    bool is_lost = (s->lose_at && s->upload.size >= s->lose_at) || (is_last && s->lose_last);
+    if (m->put.transfer != s->transfer || is_lost) {
+        s->lose_at = 0;
+        s->lose_last = false;
+        fake_refuse(s, m, IC_WIRE_CODE_NOTFOUND, "there is no such transfer");
+        return;
+    }
+    ic_wire_put(&ok.ok, ok, received, s->upload.size);
+    ic_wire_put(&ok.ok, ok, until, s->upload.size + FAKE_WINDOW);
+    if (is_last)
+        ic_wire_put(&ok.ok, ok, session, FAKE_SESSION);
+    fake_send(s, &ok, s->id, s->id_size);
+}
+
 static inline void fake_on_list(fake_server *s, const ic_wire_msg *m)
 {
     ic_wire_msg ok = fake_ok(m);
@@ -442,6 +491,12 @@ static inline void fake_handle(fake_server *s, ic_wire_msg *m, const uint8_t *id
         break;
     case IC_WIRE_DATA:
         fake_on_data(s, m, payload, payload_size);
+        break;
+    case IC_WIRE_IMPORT:
+        fake_on_import(s, m);
+        break;
+    case IC_WIRE_PUT:
+        fake_on_put(s, m, payload, payload_size);
         break;
     case IC_WIRE_LIST:
         fake_on_list(s, m);

@@ -397,6 +397,35 @@ static void a_files_upload_goes_on(void **state)
     fake_server_stop(s);
 }
 
+/* An import sends every byte once, within the server's window; where the server has forgotten it,
+ * in the middle or behind the end, it begins again under its key, and what is finished is not made
+ * twice. */
+static void an_import_begins_again(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        char name[20];
+        snprintf(name, sizeof name, "import%d", i);
+        fake_server *s = fake_server_start(ic_test_dir(), name);
+        ic_client *c = open_client(s->endpoint, news(), 5000);
+        int fd = make_file("export", 20500);
+        ic_wire_msg m, reply;
+        ic_error e = {0};
+        s->lose_at = i == 1 ? 9000 : 0;
+        s->lose_last = i == 2;
+        ic_wire_msg_init(&m, IC_WIRE_IMPORT);
+        ic_assert_ok(ic_client_import(c, &m, fd, &reply, &e), &e);
+        assert_string_equal(reply.ok.session, FAKE_SESSION);
+        assert_int_equal(ic_wire_get(&reply.ok, ok, repeated, false), i == 2);
+        ic_wire_msg_fini(&reply);
+        assert_int_equal(s->imports, i ? 2 : 1);
+        assert_uploaded(s, 20500);
+        close(fd);
+        ic_client_close(&c);
+        fake_server_stop(s);
+    }
+}
+
 /* The same for a pipe: bytes that were lost on the way are sent again from memory. */
 static void a_pipes_upload_goes_on(void **state)
 {
@@ -492,6 +521,7 @@ int main(void)
         cmocka_unit_test(nobody_there),
         cmocka_unit_test(a_file_is_uploaded),
         cmocka_unit_test(a_files_upload_goes_on),
+        cmocka_unit_test(an_import_begins_again),
         cmocka_unit_test(a_pipes_upload_goes_on),
         cmocka_unit_test(waits_watch_a_descriptor),
         cmocka_unit_test(signals_interrupt_when_asked),
