@@ -11,6 +11,7 @@ typedef struct layer {
     float *input_norm, *post_norm; /* [hidden] */
     float *q_norm, *k_norm;        /* [head_dim], or NULL: none */
     ic_linear q, k, v, o, gate, up, down;
+    ic_linear qkv, gate_up; /* in their place, on a device that joins weights */
 } layer;
 
 struct ic_model {
@@ -26,7 +27,7 @@ struct ic_model {
     uint8_t *axis;
     ic_rope rope;
     int rows_max, wanted_max;
-    /* scratch, all f32 */
+    /* scratch: f32, or of 16 bits where products read it, on a device that takes that */
     ic_mat x, normed;      /* [rows_max, hidden] */
     ic_mat qkv;            /* [rows_max, (heads + 2 kv_heads) * head_dim] */
     ic_mat attended;       /* [rows_max, heads * head_dim] */
@@ -98,6 +99,38 @@ static int load_wish(ic_params *p, const char *prefix, const wish *w, ic_error *
     return ic_params_vector(p, name, w->out_dim, w->vector, e);
 }
 
+/* q, k and v as one and gate and up as one, where the device wants that and the tensors allow it.
+ */
+static int join_layer(const ic_text_config *t, ic_params *p, const char *prefix, layer *l,
+                      ic_error *e)
+{
+    static const char *const names[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                        "mlp.gate_proj", "mlp.up_proj"};
+    enum { NAMES = sizeof names / sizeof *names, ATTENTION = 3 };
+    int64_t q = (int64_t)t->heads * t->head_dim, kv = (int64_t)t->kv_heads * t->head_dim;
+    const int64_t outs[NAMES] = {q, kv, kv, t->intermediate, t->intermediate};
+    char full[NAMES][160];
+    const char *at[NAMES];
+    for (int i = 0; i < NAMES; i++) {
+        snprintf(full[i], sizeof full[i], "%s%s", prefix, names[i]);
+        at[i] = full[i];
+    }
+    int rc = t->attention_bias ? IC_EUNSUPPORTED
+                               : ic_params_joined(p, at, outs, ATTENTION, t->hidden, &l->qkv, e);
+    if (rc && rc != IC_EUNSUPPORTED)
+        return rc;
+    rc = ic_params_joined(p, at + ATTENTION, outs + ATTENTION, NAMES - ATTENTION, t->hidden,
+                          &l->gate_up, e);
+    return rc == IC_EUNSUPPORTED ? IC_OK : rc;
+}
+
+static bool is_joined(const layer *l, const ic_linear *linear)
+{
+    if (l->qkv.weight && (linear == &l->q || linear == &l->k || linear == &l->v))
+        return true;
+    return l->gate_up.weight && (linear == &l->gate || linear == &l->up);
+}
+
 static int load_layer(const ic_text_config *t, ic_params *p, const char *prefix, int index,
                       layer *l, ic_error *e)
 {
@@ -146,9 +179,10 @@ static int load_layer(const ic_text_config *t, ic_params *p, const char *prefix,
     };
     char at[96];
     snprintf(at, sizeof at, "%slayers.%d.", prefix, index);
-    int rc = IC_OK;
+    int rc = ic_device_info_of(p->device)->joins_weights ? join_layer(t, p, at, l, e) : IC_OK;
     for (size_t i = 0; !rc && i < sizeof wishes / sizeof *wishes; i++)
-        rc = load_wish(p, at, &wishes[i], e);
+        if (!wishes[i].linear || !is_joined(l, wishes[i].linear))
+            rc = load_wish(p, at, &wishes[i], e);
     return rc;
 }
 
@@ -173,11 +207,29 @@ static int load_ends(ic_model *m, ic_params *p, const char *prefix, ic_error *e)
     return rc;
 }
 
-static bool make_scratch(ic_device *d, ic_mat *m, int64_t rows, int64_t cols)
+static bool make_scratch(ic_device *d, ic_mat *m, ic_dtype dtype, int64_t rows, int64_t cols)
 {
-    *m = (ic_mat){.dtype = IC_F32, .rows = rows, .cols = cols, .stride = cols};
-    m->data = ic_device_alloc(d, (size_t)(rows * cols) * sizeof(float));
+    *m = (ic_mat){.dtype = dtype, .rows = rows, .cols = cols, .stride = cols};
+    m->data = ic_device_alloc(d, (size_t)(rows * cols) * ic_dtype_size(dtype));
     return m->data != NULL;
+}
+
+/* What products of the layers read and write between them: the dtype in which all of them compute,
+ * or f32. */
+static ic_dtype active_dtype(const ic_model *m)
+{
+    ic_dtype dtype = ic_weight_compute(m->layers[0].o.weight);
+    if (!ic_device_info_of(m->device)->half_activations)
+        return IC_F32;
+    for (int i = 0; i < m->config->text.layers; i++) {
+        const layer *l = &m->layers[i];
+        const ic_linear *linears[] = {&l->q,    &l->k,  &l->v,    &l->o,      &l->qkv,
+                                      &l->gate, &l->up, &l->down, &l->gate_up};
+        for (size_t n = 0; n < sizeof linears / sizeof *linears; n++)
+            if (linears[n]->weight && ic_weight_compute(linears[n]->weight) != dtype)
+                return IC_F32;
+    }
+    return dtype;
 }
 
 static int make_scratches(ic_model *m, ic_error *e)
@@ -186,12 +238,15 @@ static int make_scratches(ic_model *m, ic_error *e)
     int64_t q = (int64_t)t->heads * t->head_dim, kv = (int64_t)t->kv_heads * t->head_dim;
     int64_t n = m->rows_max;
     ic_device *d = m->device;
-    bool ok = make_scratch(d, &m->x, n, t->hidden) && make_scratch(d, &m->normed, n, t->hidden)
-              && make_scratch(d, &m->qkv, n, q + 2 * kv) && make_scratch(d, &m->attended, n, q)
-              && make_scratch(d, &m->gate_up, n, 2 * (int64_t)t->intermediate)
-              && make_scratch(d, &m->activated, n, t->intermediate)
-              && make_scratch(d, &m->picked, m->wanted_max, t->hidden)
-              && make_scratch(d, &m->scores, m->wanted_max, t->vocab);
+    ic_dtype active = active_dtype(m);
+    bool ok = make_scratch(d, &m->x, IC_F32, n, t->hidden)
+              && make_scratch(d, &m->normed, active, n, t->hidden)
+              && make_scratch(d, &m->qkv, IC_F32, n, q + 2 * kv)
+              && make_scratch(d, &m->attended, IC_F32, n, q)
+              && make_scratch(d, &m->gate_up, active, n, 2 * (int64_t)t->intermediate)
+              && make_scratch(d, &m->activated, active, n, t->intermediate)
+              && make_scratch(d, &m->picked, IC_F32, m->wanted_max, t->hidden)
+              && make_scratch(d, &m->scores, IC_F32, m->wanted_max, t->vocab);
     m->places = ic_calloc((size_t)n, sizeof *m->places);
     return ok ? IC_OK : ic_error_set(e, IC_ENOMEM, "no memory for batches of %d rows", m->rows_max);
 }
@@ -223,7 +278,8 @@ static void layer_fini(ic_device *d, layer *l)
     float *vectors[] = {l->input_norm, l->post_norm, l->q_norm, l->k_norm};
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         ic_device_free(d, vectors[i]);
-    ic_linear *linears[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+    ic_linear *linears[] = {&l->q,    &l->k,  &l->v,    &l->o,      &l->qkv,
+                            &l->gate, &l->up, &l->down, &l->gate_up};
     for (size_t i = 0; i < sizeof linears / sizeof *linears; i++)
         ic_linear_fini(d, linears[i]);
 }
@@ -394,12 +450,14 @@ static int attention_half(const pass *s, int index, const ic_mat *x)
     ic_mat v = ic_mat_view(&m->qkv, 0, x->rows, qw + kw, kw);
     ic_mat y = ic_mat_view(&m->attended, 0, x->rows, 0, qw);
     int rc = ic_op_rmsnorm(m->device, x, l->input_norm, t->hidden, t->rms_eps, &normed);
-    if (!rc)
-        rc = product(s, &normed, &l->q, false, &q);
-    if (!rc)
-        rc = product(s, &normed, &l->k, false, &k);
-    if (!rc)
-        rc = product(s, &normed, &l->v, false, &v);
+    if (!rc && l->qkv.weight) {
+        ic_mat all = ic_mat_view(&m->qkv, 0, x->rows, 0, qw + 2 * kw);
+        rc = product(s, &normed, &l->qkv, false, &all);
+    } else {
+        rc = rc ? rc : product(s, &normed, &l->q, false, &q);
+        rc = rc ? rc : product(s, &normed, &l->k, false, &k);
+        rc = rc ? rc : product(s, &normed, &l->v, false, &v);
+    }
     if (!rc && l->q_norm)
         rc = ic_op_rmsnorm(m->device, &q, l->q_norm, t->head_dim, t->rms_eps, &q);
     if (!rc && l->k_norm)
@@ -424,10 +482,12 @@ static int mlp_half(const pass *s, int index, const ic_mat *x)
     ic_mat up = ic_mat_view(&both, 0, x->rows, width, width);
     ic_mat y = ic_mat_view(&m->activated, 0, x->rows, 0, width);
     int rc = ic_op_rmsnorm(m->device, x, l->post_norm, t->hidden, t->rms_eps, &normed);
-    if (!rc)
-        rc = product(s, &normed, &l->gate, false, &gate);
-    if (!rc)
-        rc = product(s, &normed, &l->up, false, &up);
+    if (!rc && l->gate_up.weight) {
+        rc = product(s, &normed, &l->gate_up, false, &both);
+    } else {
+        rc = rc ? rc : product(s, &normed, &l->gate, false, &gate);
+        rc = rc ? rc : product(s, &normed, &l->up, false, &up);
+    }
     if (!rc)
         rc = ic_op_swiglu(m->device, &both, &y);
     return rc ? rc : product(s, &y, &l->down, true, x);
@@ -435,25 +495,72 @@ static int mlp_half(const pass *s, int index, const ic_mat *x)
 
 /* Logits always take the decode kernel, so that the first token of an answer does not depend on how
  * many other answers begin with it. */
-int ic_model_read_out(ic_model *m, const ic_model_batch *b)
+static int score_wanted(ic_model *m, const ic_model_batch *b)
 {
     int n = b->wanted_count;
     if (n == 0)
-        return ic_ops_wait(m->device);
+        return IC_OK;
     ic_mat picked = ic_mat_view(&m->picked, 0, n, 0, m->picked.cols);
     ic_mat scores = ic_mat_view(&m->scores, 0, n, 0, m->scores.cols);
     int rc = ic_op_gather(m->device, &m->x, b->wanted, &picked);
     if (!rc)
         rc = ic_op_rmsnorm(m->device, &picked, m->norm, (int)picked.cols, m->config->text.rms_eps,
                            &picked);
-    if (!rc)
-        rc =
-            ic_op_gemm(m->device, IC_DECODE, &picked, m->head.weight, m->head.bias, false, &scores);
-    if (!rc)
-        rc = ic_ops_wait(m->device);
     return rc ? rc
-              : ic_device_download(m->device, b->logits, scores.data,
-                                   (size_t)(n * scores.cols) * sizeof(float));
+              : ic_op_gemm(m->device, IC_DECODE, &picked, m->head.weight, m->head.bias, false,
+                           &scores);
+}
+
+/* The wanted rows' logits come to the host, unless they are to stay. */
+static int fetch_wanted(ic_model *m, const ic_model_batch *b)
+{
+    ic_mat scores = ic_mat_view(&m->scores, 0, b->wanted_count, 0, m->scores.cols);
+    if (b->wanted_count > 0 && b->stay)
+        return IC_OK;
+    int rc = ic_ops_wait(m->device);
+    if (rc || b->wanted_count == 0)
+        return rc;
+    return ic_device_download(m->device, b->logits, scores.data,
+                              (size_t)(b->wanted_count * scores.cols) * sizeof(float));
+}
+
+int ic_model_draw(ic_model *m, const ic_draw *draws, int n, int32_t *tokens)
+{
+    ic_mat scores = ic_mat_view(&m->scores, 0, n, 0, m->scores.cols);
+    return ic_op_sample(m->device, &scores, draws, tokens);
+}
+
+int ic_model_read_out(ic_model *m, const ic_model_batch *b)
+{
+    int rc = score_wanted(m, b);
+    return rc ? rc : fetch_wanted(m, b);
+}
+
+/* From ids to logits, all on the device. */
+static int run_pass(const pass *s)
+{
+    ic_model *m = s->m;
+    ic_mat x = ic_mat_view(&m->x, 0, s->prefill + s->decode, 0, m->x.cols);
+    int rc = ic_op_gather(m->device, &m->table, s->b->ids, &x);
+    if (!rc)
+        rc = add_level(s, 0);
+    for (int i = 0; !rc && i < m->config->text.layers; i++) {
+        rc = attention_half(s, i, &x);
+        if (!rc)
+            rc = mlp_half(s, i, &x);
+        if (!rc)
+            rc = add_level(s, i + 1);
+    }
+    return rc ? rc : score_wanted(m, s->b);
+}
+
+/* A pass of decode alone comes again with every token: the device may record it. */
+static int run_decode(const pass *s)
+{
+    uint64_t shape = (uint64_t)s->decode << 32 | (uint64_t)s->b->wanted_count << 1 | 1;
+    const ic_slab *const *slabs = (const ic_slab *const *)s->b->decode;
+    int rc = ic_ops_begin(s->m->device, slabs, s->decode, shape);
+    return rc ? rc : ic_ops_end(s->m->device, run_pass(s));
 }
 
 int ic_model_forward(ic_model *m, const ic_model_batch *b)
@@ -462,16 +569,6 @@ int ic_model_forward(ic_model *m, const ic_model_batch *b)
     for (int i = 0; i < b->prefill_count; i++)
         s.prefill += b->prefill[i].rows;
     IC_ASSERT(s.prefill + s.decode <= m->rows_max && b->wanted_count <= m->wanted_max);
-    ic_mat x = ic_mat_view(&m->x, 0, s.prefill + s.decode, 0, m->x.cols);
-    int rc = ic_op_gather(m->device, &m->table, b->ids, &x);
-    if (!rc)
-        rc = add_level(&s, 0);
-    for (int i = 0; !rc && i < m->config->text.layers; i++) {
-        rc = attention_half(&s, i, &x);
-        if (!rc)
-            rc = mlp_half(&s, i, &x);
-        if (!rc)
-            rc = add_level(&s, i + 1);
-    }
-    return rc ? rc : ic_model_read_out(m, b);
+    int rc = s.prefill == 0 && s.decode > 0 ? run_decode(&s) : run_pass(&s);
+    return rc ? rc : fetch_wanted(m, b);
 }

@@ -45,6 +45,7 @@ typedef struct ic_model_batch { /* all borrowed; host memory */
     const int32_t *wanted; /* rows whose logits are wanted */
     int wanted_count;
     float *logits; /* [wanted_count, vocab] */
+    bool stay;     /* they stay on the device, for ic_model_draw */
 } ic_model_batch;
 
 /* Room for batches of rows_max rows, wanted_max of them with logits: all memory is taken here.
@@ -54,6 +55,9 @@ IC_MUST_CHECK int ic_model_new(ic_model **out, const ic_model_config *config, ic
 void ic_model_destroy(ic_model **m_p);
 /* IC_EDEVICE, or another failure of an operation. */
 IC_MUST_CHECK int ic_model_forward(ic_model *m, const ic_model_batch *batch);
+/* One token for each wanted row of the batch that has just gone forward with `stay`, on a device
+ * that samples. */
+IC_MUST_CHECK int ic_model_draw(ic_model *m, const ic_draw *draws, int n, int32_t *tokens);
 /* Logits of other wanted rows of the batch that has just gone forward. */
 IC_MUST_CHECK int ic_model_read_out(ic_model *m, const ic_model_batch *batch);
 

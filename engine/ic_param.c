@@ -116,6 +116,46 @@ int ic_params_kernel(ic_params *p, const char *name, int dims, const int64_t *sh
     return rc;
 }
 
+enum { JOINED_MAX = 4 };
+
+int ic_params_joined(ic_params *p, const char *const *names, const int64_t *out_dims, int n,
+                     int64_t in_dim, ic_linear *linear, ic_error *e)
+{
+    char full[NAME_MAX_BYTES];
+    ic_tensor_view views[JOINED_MAX];
+    int64_t out_dim = 0;
+    IC_ASSERT(n > 0 && n <= JOINED_MAX);
+    *linear = (ic_linear){0};
+    for (int i = 0; i < n; i++) {
+        snprintf(full, sizeof full, "%s.bias", names[i]);
+        if (ic_weights_has(p->weights, full))
+            return IC_EUNSUPPORTED;
+        snprintf(full, sizeof full, "%s.weight", names[i]);
+        int rc = ic_weights_get(p->weights, full, 2, (const int64_t[]){out_dims[i], in_dim},
+                                &views[i], e);
+        if (rc)
+            return rc;
+        if (views[i].dtype != views[0].dtype)
+            return IC_EUNSUPPORTED;
+        out_dim += out_dims[i];
+    }
+    size_t unit = ic_dtype_size(views[0].dtype), at = 0;
+    char *host = ic_try_alloc((size_t)(out_dim * in_dim) * unit);
+    if (!host)
+        return ic_error_set(e, IC_ENOMEM, "no memory to join tensor %s", full);
+    for (int i = 0; i < n; i++) {
+        memcpy(host + at, views[i].data, (size_t)views[i].elements * unit);
+        at += (size_t)views[i].elements * unit;
+    }
+    int rc = ic_weight_new(&linear->weight, p->device, host, views[0].dtype,
+                           compute_dtype(p, views[0].dtype), out_dim, in_dim, e);
+    ic_free(host);
+    if (rc)
+        return ic_error_prefix(e, rc, "tensor %s", full);
+    p->bytes += (int64_t)at;
+    return IC_OK;
+}
+
 void ic_linear_fini(ic_device *d, ic_linear *linear)
 {
     ic_weight_destroy(&linear->weight);

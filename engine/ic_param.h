@@ -23,6 +23,11 @@ IC_MUST_CHECK int ic_params_linear(ic_params *p, const char *name, int64_t out_d
 /* The same for a convolution whose stride is its kernel: [out, ...] is taken as [out, the rest]. */
 IC_MUST_CHECK int ic_params_kernel(ic_params *p, const char *name, int dims, const int64_t *shape,
                                    bool biased, ic_linear *linear, ic_error *e);
+/* `n` of them that take the same input, one below the other, as one: names without ".weight". None
+ * may have a bias. IC_EUNSUPPORTED, without a sentence, if one has, or if their dtypes differ: then
+ * they are to be taken one by one. */
+IC_MUST_CHECK int ic_params_joined(ic_params *p, const char *const *names, const int64_t *out_dims,
+                                   int n, int64_t in_dim, ic_linear *linear, ic_error *e);
 void ic_linear_fini(ic_device *d, ic_linear *linear);
 
 /* A vector of that many elements as f32 in device memory: *out, release with ic_device_free. */

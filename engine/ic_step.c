@@ -24,7 +24,9 @@ struct ic_step { /* scratch, all of fixed size but `jobs` */
     ic_slab *decode[IC_STEP_DECODE];
     ic_model_visual visual[IC_STEP_PREFILL];
     int32_t wanted[IC_STEP_WANTED];
-    float *logits; /* [IC_STEP_WANTED, vocab] */
+    float *logits;                  /* [IC_STEP_WANTED, vocab] */
+    int32_t tokens[IC_STEP_WANTED]; /* drawn by the device */
+    bool drawn;                     /* of the pass: tokens are there, not logits */
     job *members[ROWS_MAX];
 };
 
@@ -44,6 +46,13 @@ void ic_step_destroy(ic_step **s_p)
     ic_free(s->jobs);
     ic_free(s->logits);
     ic_free(s);
+}
+
+/* The sentence names what the device itself has said. */
+static int device_failed(const ic_engine *engine, int rc, const char *where, ic_error *e)
+{
+    const char *why = ic_device_trouble(engine->device);
+    return ic_error_set(e, rc, "the device failed %s%s%s", where, why[0] ? ": " : "", why);
 }
 
 /* --- vision -------------------------------------------------------------------------------------
@@ -160,6 +169,8 @@ static void sample(pass *p, job *j)
     int32_t token;
     if (j->wanted < 0)
         token = ic_chunk_forced(s);
+    else if (p->engine->step->drawn)
+        token = p->engine->step->tokens[j->wanted];
     else
         token = ic_sampler_pick(&s->answer.sampling,
                                 p->engine->step->logits + (int64_t)j->wanted * vocab, vocab,
@@ -167,14 +178,34 @@ static void sample(pass *p, job *j)
     ic_chunk_token(s, token, j->slice);
 }
 
-static int finish_job(pass *p, job *j, ic_error *e)
+/* How the device is to draw the token that ic_sampler_pick would. */
+static ic_draw draw_of(const ic_session *s)
+{
+    const ic_sampling *from = &s->answer.sampling;
+    return (ic_draw){.temperature = from->temperature,
+                     .top_k = from->top_k,
+                     .top_p = from->top_p,
+                     .penalty = from->repetition_penalty,
+                     .seen = s->seen,
+                     .uniform = ic_sampler_uniform(from->seed, s->stats.turn, s->answer.tokens)};
+}
+
+/* Tokens of all answers of the pass at once, after all that has been read counts as seen. */
+static int draw_tokens(pass *p)
+{
+    ic_step *step = p->engine->step;
+    ic_draw draws[IC_STEP_WANTED];
+    for (int m = 0; m < p->members; m++)
+        if (step->members[m]->wanted >= 0)
+            draws[step->members[m]->wanted] = draw_of(step->members[m]->slice->session);
+    return ic_model_draw(p->engine->model, draws, p->wanted_count, step->tokens);
+}
+
+static int advance_job(job *j, ic_error *e)
 {
     j->slice->rows += rows_of(j);
     j->slice->progress = IC_PROGRESS_INPUT;
-    int rc = ic_chunk_advance(j->slice->session, &j->work, e);
-    if (!rc && j->work.token)
-        sample(p, j);
-    return rc;
+    return ic_chunk_advance(j->slice->session, &j->work, e);
 }
 
 /* Tests and bench see the logits of every row, a few at a time, by extra read-outs. */
@@ -214,6 +245,7 @@ static int run_pass(pass *p, ic_error *e)
                         .wanted = step->wanted,
                         .wanted_count = p->wanted_count,
                         .logits = step->logits};
+    b.stay = step->drawn = !p->engine->watch && ic_device_samples(p->engine->device);
     int rc = ic_model_forward(p->engine->model, &b);
     if (!rc && p->engine->watch) {
         ic_model_batch all = b;
@@ -224,9 +256,17 @@ static int run_pass(pass *p, ic_error *e)
     for (int i = 0; rc && i < p->members; i++)
         ic_slab_drop_last(step->members[i]->slice->session->slab, rows_of(step->members[i]));
     if (rc)
-        return ic_error_set(e, rc, "the device failed in a batch of %d rows", p->rows);
+        return device_failed(p->engine, rc, "in a batch", e);
     for (int i = 0; !rc && i < p->members; i++)
-        rc = finish_job(p, step->members[i], e);
+        rc = advance_job(step->members[i], e);
+    if (!rc && step->drawn && p->wanted_count > 0) {
+        rc = draw_tokens(p);
+        if (rc)
+            return device_failed(p->engine, rc, "at drawing tokens", e);
+    }
+    for (int i = 0; !rc && i < p->members; i++)
+        if (step->members[i]->work.token)
+            sample(p, step->members[i]);
     return rc;
 }
 
@@ -284,7 +324,7 @@ int ic_engine_step(ic_engine *engine, ic_slice *slices, int count, ic_error *e)
     plan_all(engine, slices, count);
     int rc = encode_all(engine, count);
     if (rc)
-        return ic_error_set(e, rc, "the device failed at encoding frames");
+        return device_failed(engine, rc, "at encoding frames", e);
     for (int i = 0; i < count; i++) {
         job *j = &engine->step->jobs[i];
         if (j->work.encode && j->work.rows == 0)

@@ -128,6 +128,11 @@ void ic_weight_destroy(ic_weight **w_p)
     *w_p = NULL;
 }
 
+ic_dtype ic_weight_compute(const ic_weight *w)
+{
+    return w->compute;
+}
+
 int64_t ic_weight_bytes(const ic_weight *w)
 {
     return w->bytes;

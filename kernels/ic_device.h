@@ -42,6 +42,7 @@ typedef struct ic_device_info {
     bool batch_exact; /* a row's bits do not depend on the batch, the slice or the thread count */
     bool half_activations; /* x and y of products, norms and activations may be of 16 bits
                               (ic_ops.h) */
+    bool joins_weights;    /* weights of one input are best made as one */
     bool f16_matmul;       /* weights may compute in f16 */
     bool bf16_matmul;      /* bf16 products run in bf16 (else they are widened to f32) */
     size_t memory_bytes;   /* memory that slabs and weights may use, all in all */
@@ -87,6 +88,7 @@ typedef struct ic_weight ic_weight;
 IC_MUST_CHECK int ic_weight_new(ic_weight **out, ic_device *d, const void *host, ic_dtype from,
                                 ic_dtype compute, int64_t out_dim, int64_t in_dim, ic_error *e);
 void ic_weight_destroy(ic_weight **w_p);
+ic_dtype ic_weight_compute(const ic_weight *w);  /* the dtype of its products */
 int64_t ic_weight_bytes(const ic_weight *w);     /* bytes that one product must read */
 int64_t ic_weight_own_bytes(const ic_weight *w); /* device memory held beyond the host's */
 

@@ -35,6 +35,8 @@ ic_engine *ic_test_engine(const char *model, const char *dtype, int threads)
     char *dir = ic_strf("%s/tests/golden/models/%s", IC_SOURCE_DIR, model);
     ic_engine_config config = {
         .model_dir = dir, .device = ic_test_device(), .dtype = dtype, .threads = threads};
+    /* Single precision means it: no 16-bit tiles on a device that would choose them. */
+    config.plain_loops = strcmp(ic_test_device(), "cpu") != 0 && dtype && strcmp(dtype, "f32") == 0;
     ic_engine *engine = NULL;
     ic_error e = {0};
     int rc = ic_engine_open(&engine, &config, &e);

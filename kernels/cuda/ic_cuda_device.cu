@@ -185,7 +185,8 @@ static void fill_info(ic_cuda_device *d, const cudaDeviceProp *p)
              version / 1000, version % 1000 / 10);
     info->threads = d->multiprocessors;
     info->batch_exact = false;
-    info->bf16_matmul = info->f16_matmul = info->half_activations = true;
+    info->bf16_matmul = info->f16_matmul = true;
+    info->half_activations = info->joins_weights = true;
     info->memory_bytes = d->limit;
 }
 

@@ -21,8 +21,9 @@ typedef struct step {
 
 struct ic_cuda_steps {
     step steps[STEPS];
-    int count, next; /* next: the one that is forgotten when all places are taken */
-    step *now;       /* between begin and end */
+    int count, next;  /* next: the one that is forgotten when all places are taken */
+    step *now;        /* between begin and end */
+    cudaEvent_t done; /* the step that was started last */
     bool captures;
     size_t staged_before;
 };
@@ -105,8 +106,11 @@ int ic_cuda_step_begin(ic_device *base, const ic_slab *const *slabs, int n, uint
     ic_cuda_device *d = ic_cuda_of(base);
     if (!d->steps)
         d->steps = (struct ic_cuda_steps *)ic_alloc(sizeof *d->steps);
+    if (!d->steps->done)
+        IC_CUDA_TRY(d, cudaEventCreateWithFlags(&d->steps->done, cudaEventDisableTiming));
     IC_ASSERT(!d->steps->now);
-    int rc = ic_cuda_wait(base); /* the last step's mail has been read */
+    /* The last step's mail has been read. */
+    int rc = ic_cuda_check(d, cudaEventSynchronize(d->steps->done), "a step");
     for (int i = 0; rc == 0 && i < n; i++) {
         ic_cuda_view view; /* brings over what the host has changed, before anything is recorded */
         rc = ic_cuda_slab_view(slabs[i], -1, &view);
@@ -126,6 +130,13 @@ int ic_cuda_step_begin(ic_device *base, const ic_slab *const *slabs, int n, uint
     return rc;
 }
 
+static int start(ic_cuda_device *d, const step *s)
+{
+    IC_CUDA_TRY(d, cudaGraphLaunch(s->graph, d->stream));
+    IC_CUDA_TRY(d, cudaEventRecord(d->steps->done, d->stream));
+    return 0;
+}
+
 /* What was captured becomes a graph that can be started. Refused: it runs as it is from now on. */
 static int end_capture(ic_cuda_device *d, step *s, int failed)
 {
@@ -139,7 +150,7 @@ static int end_capture(ic_cuda_device *d, step *s, int failed)
     if (failed || code != cudaSuccess)
         return failed ? failed : ic_cuda_check(d, code, "recording a step");
     s->state = STEP_RECORDED;
-    return ic_cuda_check(d, cudaGraphLaunch(s->graph, d->stream), "starting a step");
+    return start(d, s);
 }
 
 int ic_cuda_step_end(ic_device *base, int rc)
@@ -154,7 +165,7 @@ int ic_cuda_step_end(ic_device *base, int rc)
         rc = end_capture(d, s, rc);
     } else if (d->replays) {
         if (rc == 0)
-            rc = ic_cuda_check(d, cudaGraphLaunch(s->graph, d->stream), "starting a step");
+            rc = start(d, s);
     } else if (s->state == STEP_SEEN) {
         s->mail_bytes = d->staged_bytes - steps->staged_before + MAIL_SLACK;
         if (s->mail_bytes > d->step_mail.bytes)
@@ -177,5 +188,7 @@ void ic_cuda_step_forget(ic_cuda_device *d)
 void ic_cuda_step_close(ic_cuda_device *d)
 {
     ic_cuda_step_forget(d);
+    if (d->steps && d->steps->done)
+        (void)cudaEventDestroy(d->steps->done);
     ic_free(d->steps);
 }
