@@ -37,4 +37,13 @@ static inline ic_device *ic_test_cuda_open(int exact)
     return rc ? NULL : d;
 }
 
+/* For mains: without a device the program is skipped, not passed. */
+static inline bool ic_test_cuda_is_there(void)
+{
+    ic_device *d = ic_test_cuda_open(0);
+    bool there = d != NULL;
+    ic_device_close(&d);
+    return there;
+}
+
 #endif

@@ -401,8 +401,6 @@ int main(void)
         cmocka_unit_test(activations_agree), cmocka_unit_test(products_agree),
         cmocka_unit_test(vision_agrees),
     };
-    cuda = ic_test_cuda_open(0);
-    bool there = cuda != NULL;
-    ic_device_close(&cuda);
-    return there ? cmocka_run_group_tests(tests, open_devices, close_devices) : IC_TEST_SKIPPED;
+    return ic_test_cuda_is_there() ? cmocka_run_group_tests(tests, open_devices, close_devices)
+                                   : IC_TEST_SKIPPED;
 }

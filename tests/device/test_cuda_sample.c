@@ -131,8 +131,6 @@ int main(void)
         cmocka_unit_test(draws_are_the_samplers),
         cmocka_unit_test(flat_logits_draw_by_place),
     };
-    cuda = ic_test_cuda_open(0);
-    bool there = cuda != NULL;
-    ic_device_close(&cuda);
-    return there ? cmocka_run_group_tests(tests, open_device, close_device) : IC_TEST_SKIPPED;
+    return ic_test_cuda_is_there() ? cmocka_run_group_tests(tests, open_device, close_device)
+                                   : IC_TEST_SKIPPED;
 }

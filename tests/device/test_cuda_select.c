@@ -375,5 +375,5 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_edges, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_checkpoints, open_devices, close_devices),
     };
-    return IC_TEST_RUN(tests);
+    return ic_test_cuda_is_there() ? IC_TEST_RUN(tests) : IC_TEST_SKIPPED;
 }
