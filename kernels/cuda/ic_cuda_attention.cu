@@ -5,18 +5,17 @@
 #include "kernels/cuda/ic_cuda_rotate.h"
 #include "kernels/cuda/ic_cuda_tile.h"
 
-enum { TILE = IC_CUDA_TILE, PARTS = IC_CUDA_TILE_PARTS, WARPS = IC_CUDA_TILE_THREADS / 32 };
+constexpr int TILE = IC_CUDA_TILE;
+constexpr int PARTS = IC_CUDA_TILE_PARTS;
 
 /* Keys and values of the next block come while this one is used; f32 tiles are too large for two.
  */
 template <class T, int DIM> struct layout {
-    enum {
-        STAGES = sizeof(T) == 4 ? 1 : 2,
-        ROW = ic_cuda_row<T, DIM>::N,
-        ONE = TILE * ROW, /* elements of a tile */
-        ROOM = sizeof(T) == 4 ? TILE * IC_CUDA_TILE_ROOM * sizeof(float) : 0,
-        BYTES = (1 + 2 * STAGES) * ONE * sizeof(T) + ROOM
-    };
+    static constexpr int STAGES = sizeof(T) == 4 ? 1 : 2;
+    static constexpr int ROW = ic_cuda_row<T, DIM>::N;
+    static constexpr int ONE = TILE * ROW; /* elements of a tile */
+    static constexpr int ROOM = sizeof(T) == 4 ? TILE * IC_CUDA_TILE_ROOM * sizeof(float) : 0;
+    static constexpr int BYTES = (1 + 2 * STAGES) * ONE * sizeof(T) + ROOM;
 };
 
 /* What a lane knows of its two rows: 0: l / 4 of the warp's 16, 1: the eighth behind. */

@@ -10,25 +10,21 @@
 #include "kernels/cuda/ic_cuda_mma.h"
 #include "kernels/cuda/ic_cuda_rotate.h"
 
-enum {
-    SPLIT = IC_CUDA_DECODE_SPLIT,
-    WARPS = IC_CUDA_DECODE_WARPS,
-    THREADS = IC_CUDA_DECODE_THREADS,
-    STEPS = 4,  /* keys of a lane group between two looks at the maximum */
-    STAGES = 3, /* so many times STEPS keys are in the queue */
-    PARTS = 4   /* K low, K high, V low, V high */
-};
+constexpr int SPLIT = IC_CUDA_DECODE_SPLIT;
+constexpr int WARPS = IC_CUDA_DECODE_WARPS;
+constexpr int THREADS = IC_CUDA_DECODE_THREADS;
+constexpr int STEPS = 4;  /* keys of a lane group between two looks at the maximum */
+constexpr int STAGES = 3; /* so many times STEPS keys are in the queue */
+constexpr int PARTS = 4;  /* K low, K high, V low, V high */
 
 /* LANES of a warp share a key, each with C pairs of its dimensions in 16-byte pieces at best. */
 template <class T, int C, int LANES> struct shape {
-    enum {
-        KEYS = 32 / LANES,     /* that a warp has at once */
-        BYTES = C * sizeof(T), /* of a lane's piece */
-        STAGE = STEPS * PARTS * 32 * BYTES,
-        QUEUE = STAGES * STAGE, /* of a warp */
-        A_WARP = SPLIT / WARPS, /* places */
-        ROUNDS = A_WARP / (KEYS * STEPS)
-    };
+    static constexpr int KEYS = 32 / LANES;     /* that a warp has at once */
+    static constexpr int BYTES = C * sizeof(T); /* of a lane's piece */
+    static constexpr int STAGE = STEPS * PARTS * 32 * BYTES;
+    static constexpr int QUEUE = STAGES * STAGE; /* of a warp */
+    static constexpr int A_WARP = SPLIT / WARPS; /* places */
+    static constexpr int ROUNDS = A_WARP / (KEYS * STEPS);
 };
 
 /* A lane's piece, copied by itself. */

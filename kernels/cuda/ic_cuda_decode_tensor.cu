@@ -14,15 +14,13 @@
 #include "kernels/cuda/ic_cuda_mma.h"
 #include "kernels/cuda/ic_cuda_rotate.h"
 
-enum {
-    SPLIT = IC_CUDA_DECODE_SPLIT,
-    WARPS = IC_CUDA_DECODE_WARPS,
-    THREADS = IC_CUDA_DECODE_THREADS,
-    HEADS = 8,
-    KEYS = 16,                    /* of a tile */
-    TILES = SPLIT / WARPS / KEYS, /* of a warp; as many are in shared memory at once */
-    PIECE = 16                    /* bytes */
-};
+constexpr int SPLIT = IC_CUDA_DECODE_SPLIT;
+constexpr int WARPS = IC_CUDA_DECODE_WARPS;
+constexpr int THREADS = IC_CUDA_DECODE_THREADS;
+constexpr int HEADS = 8;
+constexpr int KEYS = 16;                    /* of a tile */
+constexpr int TILES = SPLIT / WARPS / KEYS; /* of a warp; as many are in shared memory at once */
+constexpr int PIECE = 16;                   /* bytes */
 
 /* Bytes of a tile: keys as lanes have them, later values as rows with a gap (which puts the rows
  * that ldmatrix reads together into different banks). */

@@ -6,14 +6,13 @@
 #include "kernels/cuda/ic_cuda_attention.h"
 #include "kernels/cuda/ic_cuda_tile.h"
 
-enum { TILE = IC_CUDA_TILE, PARTS = IC_CUDA_TILE_PARTS };
+constexpr int TILE = IC_CUDA_TILE;
+constexpr int PARTS = IC_CUDA_TILE_PARTS;
 
 template <class T, int DIM> struct layout {
-    enum {
-        ROW = ic_cuda_row<T, DIM>::N,
-        ONE = TILE * ROW,
-        BYTES = 2 * ONE * sizeof(T) + TILE * IC_CUDA_TILE_ROOM * sizeof(float)
-    };
+    static constexpr int ROW = ic_cuda_row<T, DIM>::N;
+    static constexpr int ONE = TILE * ROW;
+    static constexpr int BYTES = 2 * ONE * sizeof(T) + TILE * IC_CUDA_TILE_ROOM * sizeof(float);
 };
 
 /* A window's mean at a key: only the rows at or behind the key's place have seen it. */

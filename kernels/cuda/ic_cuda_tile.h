@@ -11,17 +11,15 @@
 
 #include "kernels/cuda/ic_cuda_mma.h"
 
-enum {
-    IC_CUDA_TILE = 64, /* rows, and keys */
-    IC_CUDA_TILE_THREADS = 128,
-    IC_CUDA_TILE_PARTS = IC_CUDA_TILE / 8, /* fragments of a warp's scores */
-    IC_CUDA_TILE_ROOM = IC_CUDA_TILE + 1   /* row of f32 weights in shared memory */
-};
+constexpr int IC_CUDA_TILE = 64; /* rows, and keys */
+constexpr int IC_CUDA_TILE_THREADS = 128;
+constexpr int IC_CUDA_TILE_PARTS = IC_CUDA_TILE / 8; /* fragments of a warp's scores */
+constexpr int IC_CUDA_TILE_ROOM = IC_CUDA_TILE + 1;  /* row of f32 weights in shared memory */
 
 /* A tile's row in shared memory: 16 bytes more than it needs, which puts the rows that ldmatrix
  * reads together into different banks. */
 template <class T, int DIM> struct ic_cuda_row {
-    enum { N = DIM + 16 / sizeof(T) };
+    static constexpr int N = DIM + 16 / sizeof(T);
 };
 
 /* Begins to copy rows first .. first + 63 of [limit, DIM] into a tile; rows beyond become 0. */
@@ -39,7 +37,8 @@ __device__ __forceinline__ void ic_cuda_tile_copy(T *tile, const T *from, int fi
 
 /* One warp's 16 queries, kept for all keys. */
 template <class T, int DIM> struct ic_cuda_queries {
-    enum { STEPS = DIM / 16, ROW = ic_cuda_row<T, DIM>::N };
+    static constexpr int STEPS = DIM / 16;
+    static constexpr int ROW = ic_cuda_row<T, DIM>::N;
     uint32_t a[STEPS][4];
 
     /* tile: the warp's first row. */
@@ -95,7 +94,7 @@ template <class T, int DIM> struct ic_cuda_queries {
 };
 
 template <int DIM> struct ic_cuda_queries<float, DIM> {
-    enum { ROW = ic_cuda_row<float, DIM>::N };
+    static constexpr int ROW = ic_cuda_row<float, DIM>::N;
     const float *q;
 
     __device__ __forceinline__ void take(const float *tile)
