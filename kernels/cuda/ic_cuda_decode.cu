@@ -85,6 +85,59 @@ template <int LANES> static __device__ __forceinline__ float group_sum(float v)
     return v;
 }
 
+/* The session's queries, HEADS of them, turned and scaled; heads beyond the group repeat its last.
+ */
+template <int C, int HEADS>
+static __device__ __forceinline__ void
+load_queries(const lane_share<C> &share, const ic_cuda_decode_job &j, int head, int heads,
+             const ic_pos &here, float (&q)[HEADS][2][C])
+{
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        const float *from =
+            j.q + blockIdx.z * j.q_stride + (int64_t)(head + min(h, heads - 1)) * j.dim + share.low;
+#pragma unroll
+        for (int i = 0; i < C; i++) {
+            q[h][0][i] = from[i];
+            q[h][1][i] = from[share.half + i];
+        }
+        share.template turn<true>(here, q[h][0], q[h][1]);
+#pragma unroll
+        for (int i = 0; i < C; i++) {
+            q[h][0][i] *= share.used ? j.scale : 0;
+            q[h][1][i] *= share.used ? j.scale : 0;
+        }
+    }
+}
+
+/* s becomes 2^(s - max) under the new maximum; what was gathered so far is brought under it. */
+template <int C, int HEADS>
+static __device__ __forceinline__ void soften(float (&s)[STEPS][HEADS], float (&max)[HEADS],
+                                              float (&sum)[HEADS], float (&o)[HEADS][2][C])
+{
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        float top = max[h];
+#pragma unroll
+        for (int step = 0; step < STEPS; step++)
+            top = fmaxf(top, s[step][h]);
+        float under = top == -INFINITY ? 0 : top, factor = exp2f(max[h] - under);
+        max[h] = top;
+        sum[h] *= factor;
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            s[step][h] = exp2f(s[step][h] - under);
+            sum[h] += s[step][h];
+        }
+        if (factor != 1)
+#pragma unroll
+            for (int i = 0; i < C; i++) {
+                o[h][0][i] *= factor;
+                o[h][1][i] *= factor;
+            }
+    }
+}
+
 /* blockIdx: the split; the kv head and which HEADS of its query heads; the session. */
 template <class T, int C, int LANES, int HEADS>
 static __global__ void __launch_bounds__(THREADS)
@@ -142,23 +195,12 @@ static __global__ void __launch_bounds__(THREADS)
     }
 
     float q[HEADS][2][C], o[HEADS][2][C], max[HEADS], sum[HEADS];
-    ic_pos here = v.positions[table + count - 1];
+    load_queries<C, HEADS>(share, j, kv * j.group + g0, heads, v.positions[table + count - 1], q);
 #pragma unroll
     for (int h = 0; h < HEADS; h++) {
-        const float *from = j.q + blockIdx.z * j.q_stride
-                            + (int64_t)(kv * j.group + g0 + min(h, heads - 1)) * j.dim + share.low;
 #pragma unroll
-        for (int i = 0; i < C; i++) {
-            q[h][0][i] = from[i];
-            q[h][1][i] = from[share.half + i];
+        for (int i = 0; i < C; i++)
             o[h][0][i] = o[h][1][i] = 0;
-        }
-        share.template turn<true>(here, q[h][0], q[h][1]);
-#pragma unroll
-        for (int i = 0; i < C; i++) {
-            q[h][0][i] *= share.used ? j.scale : 0;
-            q[h][1][i] *= share.used ? j.scale : 0;
-        }
         max[h] = -INFINITY;
         sum[h] = 0;
     }
@@ -192,27 +234,7 @@ static __global__ void __launch_bounds__(THREADS)
                              + first + place] = dot;
             }
         }
-#pragma unroll
-        for (int h = 0; h < HEADS; h++) {
-            float top = max[h];
-#pragma unroll
-            for (int step = 0; step < STEPS; step++)
-                top = fmaxf(top, s[step][h]);
-            float under = top == -INFINITY ? 0 : top, factor = exp2f(max[h] - under);
-            max[h] = top;
-            sum[h] *= factor;
-#pragma unroll
-            for (int step = 0; step < STEPS; step++) {
-                s[step][h] = exp2f(s[step][h] - under);
-                sum[h] += s[step][h];
-            }
-            if (factor != 1)
-#pragma unroll
-                for (int i = 0; i < C; i++) {
-                    o[h][0][i] *= factor;
-                    o[h][1][i] *= factor;
-                }
-        }
+        soften<C, HEADS>(s, max, sum, o);
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
             float a[C], b[C];
