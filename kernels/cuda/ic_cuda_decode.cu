@@ -138,6 +138,25 @@ static __device__ __forceinline__ void soften(float (&s)[STEPS][HEADS], float (&
     }
 }
 
+/* What a group of lanes found goes to shared memory; its first lane tells the statistics. */
+template <int C, int HEADS>
+static __device__ __forceinline__ void
+leave(const lane_share<C> &share, bool tells, int group, int dim, const float (&max)[HEADS],
+      const float (&sum)[HEADS], const float (&o)[HEADS][2][C], ic_cuda_stat *stats, float *parts)
+{
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        if (tells)
+            stats[group * HEADS + h] = ic_cuda_stat{max[h], sum[h]};
+        float *to = parts + (group * HEADS + h) * dim + share.low;
+#pragma unroll
+        for (int i = 0; share.used && i < C; i++) {
+            to[i] = o[h][0][i];
+            to[share.half + i] = o[h][1][i];
+        }
+    }
+}
+
 /* blockIdx: the split; the kv head and which HEADS of its query heads; the session. */
 template <class T, int C, int LANES, int HEADS>
 static __global__ void __launch_bounds__(THREADS)
@@ -253,18 +272,7 @@ static __global__ void __launch_bounds__(THREADS)
     ic_cuda_copy_wait<0>();
     __syncthreads(); /* the queues are empty: their room is for the joining */
     float *parts = (float *)(void *)shared;
-    int group = warp * S::KEYS + mine;
-#pragma unroll
-    for (int h = 0; h < HEADS; h++) {
-        if (in_key == 0)
-            stats[group * HEADS + h] = ic_cuda_stat{max[h], sum[h]};
-        float *to = parts + (group * HEADS + h) * j.dim + share.low;
-#pragma unroll
-        for (int i = 0; share.used && i < C; i++) {
-            to[i] = o[h][0][i];
-            to[share.half + i] = o[h][1][i];
-        }
-    }
+    leave<C, HEADS>(share, in_key == 0, warp * S::KEYS + mine, j.dim, max, sum, o, stats, parts);
     __syncthreads();
     int64_t to = ((int64_t)blockIdx.z * j.heads + kv * j.group + g0) * j.splits + blockIdx.x;
     ic_cuda_decode_join<HEADS, WARPS * S::KEYS>(j, stats, parts, heads, to);
