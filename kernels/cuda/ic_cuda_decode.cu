@@ -110,6 +110,21 @@ load_queries(const lane_share<C> &share, const ic_cuda_decode_job &j, int head, 
     }
 }
 
+/* Nothing is gathered yet. */
+template <int C, int HEADS>
+static __device__ __forceinline__ void begin(float (&max)[HEADS], float (&sum)[HEADS],
+                                             float (&o)[HEADS][2][C])
+{
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+#pragma unroll
+        for (int i = 0; i < C; i++)
+            o[h][0][i] = o[h][1][i] = 0;
+        max[h] = -INFINITY;
+        sum[h] = 0;
+    }
+}
+
 /* s becomes 2^(s - max) under the new maximum; what was gathered so far is brought under it. */
 template <int C, int HEADS>
 static __device__ __forceinline__ void soften(float (&s)[STEPS][HEADS], float (&max)[HEADS],
@@ -134,6 +149,27 @@ static __device__ __forceinline__ void soften(float (&s)[STEPS][HEADS], float (&
             for (int i = 0; i < C; i++) {
                 o[h][0][i] *= factor;
                 o[h][1][i] *= factor;
+            }
+    }
+}
+
+/* o += weights times the values of a stage. */
+template <class T, int C, int HEADS>
+static __device__ __forceinline__ void weigh(const char *stage, const float (&s)[STEPS][HEADS],
+                                             float (&o)[HEADS][2][C])
+{
+    const int piece = 32 * C * sizeof(T);
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+        float a[C], b[C];
+        read_piece<T, C>(stage + (step * PARTS + 2) * piece, a);
+        read_piece<T, C>(stage + (step * PARTS + 3) * piece, b);
+#pragma unroll
+        for (int h = 0; h < HEADS; h++)
+#pragma unroll
+            for (int i = 0; i < C; i++) {
+                o[h][0][i] = fmaf(s[step][h], a[i], o[h][0][i]);
+                o[h][1][i] = fmaf(s[step][h], b[i], o[h][1][i]);
             }
     }
 }
@@ -204,9 +240,8 @@ static __global__ void __launch_bounds__(THREADS)
             ic_cuda_copy_async<S::BYTES>(to + 96 * S::BYTES, values + high, S::BYTES);
         }
     };
-    int rounds = 0; /* those that have a key for this warp */
-    while (rounds < S::ROUNDS && warp * S::A_WARP + rounds * STEPS * S::KEYS < keys)
-        rounds++;
+    int left = keys - warp * S::A_WARP, round_keys = STEPS * S::KEYS; /* for this warp */
+    int rounds = left <= 0 ? 0 : min((int)S::ROUNDS, (left + round_keys - 1) / round_keys);
     for (int round = 0; round < STAGES - 1; round++) {
         if (round < rounds)
             fetch(round);
@@ -215,15 +250,7 @@ static __global__ void __launch_bounds__(THREADS)
 
     float q[HEADS][2][C], o[HEADS][2][C], max[HEADS], sum[HEADS];
     load_queries<C, HEADS>(share, j, kv * j.group + g0, heads, v.positions[table + count - 1], q);
-#pragma unroll
-    for (int h = 0; h < HEADS; h++) {
-#pragma unroll
-        for (int i = 0; i < C; i++)
-            o[h][0][i] = o[h][1][i] = 0;
-        max[h] = -INFINITY;
-        sum[h] = 0;
-    }
-
+    begin<C, HEADS>(max, sum, o);
     for (int round = 0; round < rounds; round++) {
         if (round + STAGES - 1 < rounds)
             fetch(round + STAGES - 1);
@@ -254,19 +281,7 @@ static __global__ void __launch_bounds__(THREADS)
             }
         }
         soften<C, HEADS>(s, max, sum, o);
-#pragma unroll
-        for (int step = 0; step < STEPS; step++) {
-            float a[C], b[C];
-            read_piece<T, C>(from + (step * PARTS + 2) * 32 * S::BYTES, a);
-            read_piece<T, C>(from + (step * PARTS + 3) * 32 * S::BYTES, b);
-#pragma unroll
-            for (int h = 0; h < HEADS; h++)
-#pragma unroll
-                for (int i = 0; i < C; i++) {
-                    o[h][0][i] = fmaf(s[step][h], a[i], o[h][0][i]);
-                    o[h][1][i] = fmaf(s[step][h], b[i], o[h][1][i]);
-                }
-        }
+        weigh<T, C, HEADS>(from, s, o);
     }
 
     ic_cuda_copy_wait<0>();
