@@ -46,9 +46,11 @@ static int make_copy(ic_store_export *x, const char *id, const char *at, ic_stor
     int rc = ic_store_session_get(s, id, &session, e);
     if (!rc)
         rc = ic_store_session_row(s, id, &n, e);
+    if (rc)
+        return rc;
     from = n;
     x->used_us = session.used_us;
-    if (!rc && at)
+    if (at)
         rc = ic_store_mark_row(s, id, n, at, &from, e);
     if (!rc)
         rc = ic_store_session_copy(s, from, "", session.title, session.created_us, x->id, e);

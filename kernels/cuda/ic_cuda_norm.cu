@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(THREADS)
     norm_groups(const X *x, int64_t ldx, const float *weight, const float *bias, int dim, float eps,
                 Y *y, int64_t ldy, int per_row, int64_t groups)
 {
-    constexpr int TEAM = SHORT_GROUP ? IC_CUDA_WARP : THREADS;
+    constexpr int TEAM = SHORT_GROUP ? (int)IC_CUDA_WARP : (int)THREADS;
     int lane = threadIdx.x % TEAM;
     int64_t group = (int64_t)blockIdx.x * (THREADS / TEAM) + threadIdx.x / TEAM;
     if (group >= groups)
