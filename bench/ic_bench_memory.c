@@ -30,6 +30,11 @@ static const struct {
     SETTING("frames", "frames", frames),
     SETTING("positions", "positions", positions),
     SETTING("unit", "frame_unit", frame_unit),
+    SETTING("questions", "questions", questions),
+    SETTING("thin", "thin", thin),
+    SETTING("fade", "fade_pct", fade_pct),
+    SETTING("care", "care_pct", care_pct),
+    SETTING("text-share", "text_pct", text_pct),
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 

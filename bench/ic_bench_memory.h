@@ -17,13 +17,15 @@ int ic_bench_memories(const ic_engine *engine, int argc, char **argv, bool plain
 /* clang-format off */
 #define IC_BENCH_MEMORY_OPTIONS \
     "--policy", "--cache-tokens", "--chunk", "--slack", "--pinned", "--sinks", "--window", \
-    "--recent", "--bias", "--smooth", "--pool", "--per-layer", "--frames", "--positions", "--unit"
+    "--recent", "--bias", "--smooth", "--pool", "--per-layer", "--frames", "--positions", "--unit", \
+    "--questions", "--thin", "--fade", "--care", "--text-share"
 #define IC_BENCH_MEMORY_USAGE \
     "[--policy NAME[:TOKENS][/SETTING=N]...,...]\n" \
     "           [--cache-tokens C,...]\n" \
     "           [--chunk ROWS] [--slack N] [--pinned N] [--sinks N] [--window L] [--recent PCT]\n" \
     "           [--bias PCT] [--smooth PCT] [--pool N] [--per-layer 0|1] [--frames N]\n" \
-    "           [--positions 0|1 (original)] [--unit 1|2 (whole frames)]"
+    "           [--positions 0|1 (original)] [--unit 1|2 (whole frames)]\n" \
+    "           [--questions ROWS] [--thin ROWS] [--fade PCT] [--care PCT] [--text-share PCT]"
 /* clang-format on */
 
 /* Prints the settings as members of a JSON object, without braces. */

@@ -207,6 +207,7 @@ static bool admit_answer_row(ic_session *s, bool goes_on, ic_slice *slice)
     ic_error e = {0};
     int rc = ic_policy_answer_row(s->policy, &s->config, ic_slab_used(s->slab), &evict, &plan, &e);
     if (!rc && evict) {
+        plan.aged = s->asked && s->asked_rows == 0;
         rc = ic_slab_evict(s->slab, &plan, &evicted);
         s->stats.evicted_tokens += (uint64_t)evicted.rows_max;
         s->stats.evicted_groups += (uint64_t)evicted.groups;
@@ -266,6 +267,84 @@ void ic_chunk_plan(ic_session *s, int max_rows, ic_work *work, ic_slice *slice)
         plan_prefill(s, max_rows < 1 ? 1 : max_rows, work);
 }
 
+/* --- the retrieval window -----------------------------------------------------------------------
+ */
+
+typedef struct chunk { /* the policy chunk that row s->at belongs to: rows of the input */
+    int first, end;
+    int window;    /* its last rows that score, or are kept of a question; 0: none do */
+    bool question; /* it ends one that is to be remembered */
+    bool asked;    /* questions of before score, and not the chunk's own rows */
+} chunk;
+
+/* A window scores when its scores are used: at this chunk's end if something must leave then, or by
+ * the answer that follows. What closes an answer asks nothing, and leaves the scores as they are.
+ * `entered`: rows of this chunk that are in the cache. */
+static chunk chunk_of(const ic_session *s, int entered)
+{
+    chunk c = {.first = s->at / s->config.chunk_max * s->config.chunk_max};
+    c.end = c.first + s->config.chunk_max;
+    c.end = c.end < s->rows.count ? c.end : s->rows.count;
+    int rows = c.end - c.first, before = ic_slab_used(s->slab) - entered;
+    bool needed = s->config.smooth_pct > 0 || s->current.kind == IC_INPUT_ASK
+                  || before + rows > s->config.cache_tokens;
+    if (!ic_score_is_windowed(s->policy->score) || s->current.kind == IC_INPUT_CLOSE || !needed)
+        return c;
+    c.question = s->asked && s->current.kind == IC_INPUT_ASK && c.end == s->rows.count;
+    c.asked = s->asked && (s->asked_rows > 0 || c.question);
+    int most = c.question ? s->config.questions : c.asked ? 0 : s->config.window;
+    most = most < s->config.window ? most : s->config.window;
+    c.window = rows < most ? rows : most;
+    return c;
+}
+
+static int held_of(const ic_session *s, const chunk *c)
+{
+    int held = s->at - (c->end - c->window);
+    return c->window && held > 0 ? held : 0;
+}
+
+int ic_chunk_window_held(const ic_session *s)
+{
+    if (!s->open)
+        return 0;
+    chunk c = chunk_of(s, s->at % s->config.chunk_max);
+    return held_of(s, &c);
+}
+
+/* Of the remembered queries, `more` of them new: no more than any head has rows for them to stand
+ * at. */
+static int asked_rows(const ic_session *s, int more)
+{
+    const ic_slab_desc *d = ic_slab_desc_of(s->slab);
+    int rows = s->asked_rows + more;
+    rows = rows < s->config.window ? rows : s->config.window;
+    for (int head = 0; head < d->layers * d->kv_heads; head++) {
+        int count = ic_slab_count(s->slab, head / d->kv_heads, head % d->kv_heads);
+        rows = rows < count ? rows : count;
+    }
+    return rows;
+}
+
+/* The work's rows have their slots already. */
+void ic_chunk_window(const ic_session *s, const ic_work *work, ic_model_slice *slice)
+{
+    chunk c = chunk_of(s, s->at % s->config.chunk_max + work->rows);
+    if (c.window == 0 && !c.asked)
+        return;
+    int rows = s->at + work->rows - (c.end - c.window);
+    slice->window = s->window;
+    slice->window_held = held_of(s, &c);
+    slice->window_rows = rows - slice->window_held;
+    slice->window_rows = slice->window_rows > 0 ? slice->window_rows : 0;
+    slice->score = s->at + work->rows == c.end;
+    if (!c.asked)
+        return;
+    slice->asked = s->asked;
+    slice->asked_next = c.question ? s->asked_next : -1;
+    slice->asked_rows = asked_rows(s, c.question ? c.window : 0);
+}
+
 /* --- rows into the cache ------------------------------------------------------------------------
  */
 
@@ -321,12 +400,24 @@ static void count_rows(ic_session *s, const ic_work *work)
         s->stats.prompt_tokens += work->rows;
 }
 
+/* A question that is complete counts among those that look at later evictions. */
+static void note_question(ic_session *s, const ic_work *work)
+{
+    chunk c = chunk_of(s, s->at % s->config.chunk_max + work->rows);
+    if (!c.question || work->rows == 0 || s->at + work->rows != c.end)
+        return;
+    s->asked_next = (s->asked_next + c.window) % s->config.window;
+    s->asked_rows += c.window;
+    s->asked_rows = s->asked_rows < s->config.window ? s->asked_rows : s->config.window;
+}
+
 static int end_chunk(ic_session *s, ic_error *e)
 {
     ic_plan plan = {0};
     ic_evicted evicted = {0};
     if (!ic_policy_chunk_end(s->policy, &s->config, ic_slab_used(s->slab), &plan))
         return IC_OK;
+    plan.aged = s->asked && s->asked_rows == 0; /* nothing has been asked for by then */
     int rc = ic_slab_evict(s->slab, &plan, &evicted);
     s->stats.evicted_tokens += (uint64_t)evicted.rows_max;
     s->stats.evicted_groups += (uint64_t)evicted.groups;
@@ -360,6 +451,7 @@ int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e)
     }
     if (!s->open)
         return IC_OK;
+    note_question(s, work);
     count_rows(s, work);
     int rc = IC_OK;
     bool all = s->at == s->rows.count, answered = s->current.kind == IC_INPUT_CLOSE;
@@ -369,58 +461,6 @@ int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e)
     if (all)
         end_input(s);
     return rc;
-}
-
-/* --- the retrieval window -----------------------------------------------------------------------
- */
-
-typedef struct chunk { /* the policy chunk that row s->at belongs to: rows of the input */
-    int first, end;
-    int window; /* its last rows that score; 0: none do */
-} chunk;
-
-/* A window scores when its scores are used: at this chunk's end if something must leave then, or by
- * the answer that follows. What closes an answer asks nothing, and leaves the scores as they are.
- * `entered`: rows of this chunk that are in the cache. */
-static chunk chunk_of(const ic_session *s, int entered)
-{
-    chunk c = {.first = s->at / s->config.chunk_max * s->config.chunk_max};
-    c.end = c.first + s->config.chunk_max;
-    c.end = c.end < s->rows.count ? c.end : s->rows.count;
-    int rows = c.end - c.first, before = ic_slab_used(s->slab) - entered;
-    bool needed = s->config.smooth_pct > 0 || s->current.kind == IC_INPUT_ASK
-                  || before + rows > s->config.cache_tokens;
-    if (ic_score_is_windowed(s->policy->score) && s->current.kind != IC_INPUT_CLOSE && needed)
-        c.window = rows < s->config.window ? rows : s->config.window;
-    return c;
-}
-
-static int held_of(const ic_session *s, const chunk *c)
-{
-    int held = s->at - (c->end - c->window);
-    return c->window && held > 0 ? held : 0;
-}
-
-int ic_chunk_window_held(const ic_session *s)
-{
-    if (!s->open)
-        return 0;
-    chunk c = chunk_of(s, s->at % s->config.chunk_max);
-    return held_of(s, &c);
-}
-
-/* The work's rows have their slots already. */
-void ic_chunk_window(const ic_session *s, const ic_work *work, ic_model_slice *slice)
-{
-    chunk c = chunk_of(s, s->at % s->config.chunk_max + work->rows);
-    if (c.window == 0)
-        return;
-    int rows = s->at + work->rows - (c.end - c.window);
-    slice->window = s->window;
-    slice->window_held = held_of(s, &c);
-    slice->window_rows = rows - slice->window_held;
-    slice->window_rows = slice->window_rows > 0 ? slice->window_rows : 0;
-    slice->score = s->at + work->rows == c.end;
 }
 
 /* The policies keep room for every chunk, so this is for a policy that does not. */

@@ -376,7 +376,17 @@ static int hold_window(const pass *s, int index, const ic_model_slice *p, const 
 /* Whether the slice has the whole window, so that attention can score on its way. */
 static bool scores_at_once(const ic_model_slice *p)
 {
-    return p->score && p->window_held == 0;
+    return p->score && p->window_held == 0 && !p->asked;
+}
+
+/* A question that is complete is remembered, in the place of the oldest. */
+static int remember_question(const pass *s, int index, const ic_model_slice *p)
+{
+    ic_mat asked = p->asked[index];
+    ic_mat rows = ic_mat_view(&p->window[index], 0, p->window_held + p->window_rows, 0, asked.cols);
+    for (int i = 0; i < rows.rows; i++)
+        s->m->places[i] = (int32_t)((p->asked_next + i) % asked.rows);
+    return ic_op_scatter(s->m->device, &rows, s->m->places, true, &asked);
 }
 
 /* A window that came in several slices is held, and scores when it is complete. */
@@ -388,6 +398,15 @@ static int score_later(const pass *s, int index, const ic_model_slice *p, const 
     int rc = p->window_rows ? hold_window(s, index, p, q) : IC_OK;
     if (rc || !p->score)
         return rc;
+    if (p->asked && p->asked_next >= 0)
+        rc = remember_question(s, index, p);
+    if (rc)
+        return rc;
+    if (p->asked) {
+        ic_mat asked = ic_mat_view(&p->asked[index], 0, p->asked_rows, 0, q->cols);
+        return ic_op_attention_score(s->m->device, p->slab, index, s->m->config->text.heads, &asked,
+                                     &s->m->rope, scale);
+    }
     ic_mat window = ic_mat_view(&p->window[index], 0, p->window_held + p->window_rows, 0, q->cols);
     return ic_op_attention_score(s->m->device, p->slab, index, s->m->config->text.heads, &window,
                                  &s->m->rope, scale);

@@ -23,6 +23,11 @@ typedef struct ic_model_slice {
     int window_held;      /* rows that are there */
     int window_rows;      /* last rows of this slice that belong to the window */
     bool score;           /* with them it is complete, and scores the cache */
+    /* Where questions look again at every eviction, they score, and not the window: */
+    const ic_mat *asked; /* [layers]; as window; NULL: the window scores */
+    int asked_rows;      /* rows of it that score */
+    int asked_next;      /* the complete window is a question's: its rows go there first, round and
+                            round; -1: it is none */
 } ic_model_slice;
 
 /* Rows whose input does not come from the embedding table alone: batch row `row` + i takes row

@@ -22,6 +22,12 @@ const char *ic_policy_names(void)
            "cascade, corm";
 }
 
+/* Later settings: none is -1 under every policy. */
+static int settled_later(int value, int own)
+{
+    return value ? value : own ? own : -1;
+}
+
 /* "None" where the policy has none anyway is the same setting, and one value. */
 static int settled(int value, int own)
 {
@@ -39,6 +45,12 @@ void ic_policy_settle(ic_session_config *c)
     c->bias_pct = settled(c->bias_pct, p->bias_pct);
     c->smooth_pct = settled(c->smooth_pct, p->smooth_pct);
     c->pool = c->pool ? c->pool : p->pool;
+    c->questions = settled_later(c->questions, p->questions);
+    /* Whole frames, where they are asked for, are not thinned out. */
+    c->thin = settled_later(c->thin, c->frame_unit == IC_FRAME_WHOLE ? 0 : p->thin);
+    c->fade_pct = settled_later(c->fade_pct, p->fade_pct);
+    c->care_pct = settled_later(c->care_pct, p->care_pct);
+    c->text_pct = settled_later(c->text_pct, p->text_pct);
     if (!c->frame_unit)
         c->frame_unit = p->frame_unit ? p->frame_unit : IC_FRAME_TOKENS;
 }
@@ -66,6 +78,15 @@ int ic_policy_answer_row(const ic_policy *p, const ic_session_config *c, int use
     p->plan(c, plan);
     *evict = p->every_token ? used > c->cache_tokens : used >= c->cache_tokens + c->slack;
     return IC_OK;
+}
+
+ic_score_kind ic_policy_score(const ic_session_config *c)
+{
+    const ic_policy *p = ic_policy_find(c->policy);
+    if (!p)
+        return IC_SCORE_NONE;
+    bool asks = c->questions > 0 || (c->questions == 0 && p->questions > 0);
+    return asks && p->score == IC_SCORE_WINDOW ? IC_SCORE_PEAK : p->score;
 }
 
 int ic_policy_recent(const ic_session_config *c)

@@ -29,8 +29,9 @@ typedef struct ic_policy {
     /* Its own values of the settings of that name (ic_session_config), where nothing else is said.
      */
     int recent_pct, bias_pct, smooth_pct, pool;
-    int frame_unit;    /* 0: tokens */
-    uint32_t settings; /* that it has a use for: IC_USES */
+    int frame_unit;                                    /* 0: tokens */
+    int questions, thin, fade_pct, care_pct, text_pct; /* 0: none */
+    uint32_t settings;                                 /* that it has a use for: IC_USES */
     /* What is to stay. NULL: everything; then `refuse` says what does not fit. */
     void (*plan)(const ic_session_config *c, ic_plan *plan);
     /* IC_ELIMIT when `rows` more rows do not fit beside `used`. NULL: room is made. */
@@ -65,6 +66,8 @@ bool ic_policy_chunk_end(const ic_policy *p, const ic_session_config *c, int use
 /* An answer wants one more row. *evict: carry out the plan first. An error ends the answer. */
 int ic_policy_answer_row(const ic_policy *p, const ic_session_config *c, int used, bool *evict,
                          ic_plan *plan, ic_error *e);
+/* What the session's scores are: its policy's, or, where questions look again, peaks. */
+ic_score_kind ic_policy_score(const ic_session_config *c);
 /* Rows of the budget that recent_pct is. */
 int ic_policy_recent(const ic_session_config *c);
 

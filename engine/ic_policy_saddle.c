@@ -15,21 +15,35 @@
  * be strangers (docs/policies.md has the measurement). */
 #include "engine/ic_policy.h"
 
+static float hundredths(int value)
+{
+    return value > 0 ? (float)value / 100.0f : 0;
+}
+
 static void build_plan(const ic_session_config *c, ic_plan *plan)
 {
     *plan = (ic_plan){.budget = c->cache_tokens,
                       .sinks = c->sinks,
                       .recent = ic_policy_recent(c),
                       .scored = true,
-                      .bias = c->bias_pct > 0 ? (float)c->bias_pct / 100.0f : 0.0f,
+                      .bias = hundredths(c->bias_pct),
                       .pool = c->pool,
                       .per_layer = c->per_layer,
                       .whole = c->frame_unit == IC_FRAME_WHOLE};
+    if (c->thin <= 0)
+        return;
+    plan->thin = c->thin;
+    plan->frames = c->frames;
+    plan->text = c->text_pct > 0 ? (int)((int64_t)c->cache_tokens * c->text_pct / 100) : 0;
+    plan->fade = hundredths(c->fade_pct);
+    plan->care = hundredths(c->care_pct);
 }
 
 enum {
     USES = IC_USES_SINKS | IC_USES_RECENT | IC_USES_SCORES | IC_USES(IC_SET_BIAS)
-           | IC_USES(IC_SET_FRAME_UNIT)
+           | IC_USES(IC_SET_FRAME_UNIT) | IC_USES(IC_SET_FRAMES) | IC_USES(IC_SET_QUESTIONS)
+           | IC_USES(IC_SET_THIN) | IC_USES(IC_SET_FADE) | IC_USES(IC_SET_CARE)
+           | IC_USES(IC_SET_TEXT)
 };
 
 const ic_policy ic_policy_saddle = {.name = "saddle",

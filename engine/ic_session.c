@@ -38,18 +38,22 @@ static size_t seen_bytes(const ic_engine *engine)
 
 static ic_score_kind score_kind(const ic_session_config *c)
 {
-    const ic_policy *p = ic_policy_find(c->policy);
-    return p ? p->score : IC_SCORE_NONE;
+    return ic_policy_score(c);
 }
 
-/* Queries of a retrieval window that comes in several slices. */
+static bool has_questions(const ic_session_config *c)
+{
+    return ic_policy_score(c) == IC_SCORE_PEAK;
+}
+
+/* Queries of a retrieval window that comes in several slices; as many again of questions. */
 static size_t window_bytes(const ic_engine *engine, const ic_session_config *c)
 {
     const ic_text_config *t = &engine->config.text;
-    if (!ic_score_is_windowed(score_kind(c)))
+    if (!ic_score_is_windowed(ic_policy_score(c)))
         return 0;
-    return (size_t)t->layers * (size_t)(c->window ? c->window : IC_POLICY_WINDOW) * (size_t)t->heads
-           * (size_t)t->head_dim * sizeof(float);
+    size_t rows = (size_t)(c->window ? c->window : IC_POLICY_WINDOW) * (has_questions(c) ? 2 : 1);
+    return (size_t)t->layers * rows * (size_t)t->heads * (size_t)t->head_dim * sizeof(float);
 }
 
 size_t ic_session_memory(const ic_engine *engine, const ic_session_config *config)
@@ -90,19 +94,21 @@ static int make_scores(ic_session *s, ic_error *e)
     const ic_text_config *t = &s->engine->config.text;
     int64_t rows = s->config.window, cols = (int64_t)t->heads * t->head_dim;
     float smooth = s->config.smooth_pct > 0 ? (float)s->config.smooth_pct / 100.0f : 0.0f;
-    int rc = ic_slab_keep_scores(s->slab, s->policy->score, smooth, e);
-    if (rc || !ic_score_is_windowed(s->policy->score))
+    ic_score_kind kind = ic_policy_score(&s->config);
+    int rc = ic_slab_keep_scores(s->slab, kind, smooth, e);
+    if (rc || !ic_score_is_windowed(kind))
         return rc;
     s->window_data = ic_device_alloc(s->engine->device, window_bytes(s->engine, &s->config));
     if (!s->window_data)
         return ic_error_set(e, IC_ENOMEM, "no memory for the queries of a window of %d", (int)rows);
-    s->window = ic_calloc((size_t)t->layers, sizeof *s->window);
-    for (int i = 0; i < t->layers; i++)
+    s->window = ic_calloc(2 * (size_t)t->layers, sizeof *s->window);
+    for (int i = 0; i < t->layers * (has_questions(&s->config) ? 2 : 1); i++)
         s->window[i] = (ic_mat){.data = (float *)s->window_data + i * rows * cols,
                                 .dtype = IC_F32,
                                 .rows = rows,
                                 .cols = cols,
                                 .stride = cols};
+    s->asked = has_questions(&s->config) ? s->window + t->layers : NULL;
     return IC_OK;
 }
 

@@ -40,7 +40,12 @@ typedef struct ic_session_config {
     int smooth_pct; /* of the old score in a row's new one; -1: none */
     int pool;       /* scores are means over so many neighbours; odd; 1: none */
     int per_layer;  /* 1: all kv heads of a layer keep the same rows; 0: each its own */
-    int frames;     /* groups that recent-frames keeps; 0: 4 */
+    int questions;  /* last rows of each question that look again at every eviction; -1: none */
+    int thin;       /* rows that stay of a frame group when it is not among the newest; -1: any */
+    int fade_pct;   /* of older frame groups the fewer: the power of age in hundredths; -1: 0 */
+    int care_pct;   /* weight of the scores in choosing older frame groups; -1: none */
+    int text_pct;   /* of the budget, for the newest text before older frame groups; -1: none */
+    int frames;     /* newest groups that stay whole; 0: 4 */
     int positions;  /* ic_positions */
     int frame_unit; /* ic_frame_unit; 0 leaves it to the policy */
 } ic_session_config;
@@ -61,6 +66,11 @@ typedef enum ic_setting {
     IC_SET_FRAMES,
     IC_SET_POSITIONS,
     IC_SET_FRAME_UNIT,
+    IC_SET_QUESTIONS,
+    IC_SET_THIN,
+    IC_SET_FADE,
+    IC_SET_CARE,
+    IC_SET_TEXT,
     IC_SETTINGS
 } ic_setting;
 const char *ic_setting_name(ic_setting setting); /* Borrows: static */

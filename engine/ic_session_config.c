@@ -18,6 +18,8 @@ enum {
     WINDOW_MAX = 128,
     BIAS_MAX = 100000, /* hundredths */
     POOL_MAX = 63,
+    FADE_MAX = 400, /* hundredths */
+    CARE_MAX = 100000,
     MEANING_VERSION = 2 /* of the text that is hashed; a new one orphans every checkpoint */
 };
 
@@ -45,6 +47,11 @@ static const setting_row settings[IC_SETTINGS] = {
     [IC_SET_FRAMES] = {"frames", SETTING(frames), 0, CACHE_MAX, "0 leaves it to the policy"},
     [IC_SET_POSITIONS] = {"positions", SETTING(positions), 0, 1, "0 is compact, 1 is original"},
     [IC_SET_FRAME_UNIT] = {"frame_unit", SETTING(frame_unit), 0, 2, "1 is tokens, 2 is whole"},
+    [IC_SET_QUESTIONS] = {"questions", SETTING(questions), -1, WINDOW_MAX, "0 is none"},
+    [IC_SET_THIN] = {"thin", SETTING(thin), -1, CACHE_MAX, "0 thins out nothing"},
+    [IC_SET_FADE] = {"fade", SETTING(fade_pct), -1, FADE_MAX, "0 is none"},
+    [IC_SET_CARE] = {"care", SETTING(care_pct), -1, CARE_MAX, "0 is none"},
+    [IC_SET_TEXT] = {"text_pct", SETTING(text_pct), -1, 100, "it is a share in percent"},
 };
 
 static int *value_of(ic_session_config *c, int i)
@@ -102,6 +109,13 @@ int ic_session_config_check_used(const ic_session_config *c, uint32_t given, ic_
     return IC_OK;
 }
 
+/* What was not written down yet is as it was then. */
+void ic_session_config_forget_later(ic_session_config *c)
+{
+    c->frame_unit = IC_FRAME_TOKENS;
+    c->questions = c->thin = c->fade_pct = c->care_pct = c->text_pct = -1;
+}
+
 /* What version 1 of a session's record and version 2 of its state left to the policies, as they
  * were then. */
 void ic_session_config_settle_old(ic_session_config *c)
@@ -116,7 +130,7 @@ void ic_session_config_settle_old(ic_session_config *c)
                {"recent-frames", 50, 0, 0}};
     c->window = c->window ? c->window : 32;
     c->frames = c->frames ? c->frames : 4;
-    c->frame_unit = IC_FRAME_TOKENS;
+    ic_session_config_forget_later(c);
     for (size_t i = 0; i < sizeof old / sizeof *old; i++) {
         if (strcmp(old[i].policy, c->policy) != 0)
             continue;
@@ -154,7 +168,7 @@ int ic_session_config_load_settings(ic_session_config *c, ic_cursor *in, ic_erro
                             "%u settings of the cache where this build knows %d: use the version "
                             "of infchatd that wrote them, or a later one",
                             count, IC_SETTINGS);
-    c->frame_unit = IC_FRAME_TOKENS; /* what was not written down yet is as it was then */
+    ic_session_config_forget_later(c);
     for (uint32_t i = 0; !in->status && i < count; i++)
         *value_of(c, (int)i) = (int)ic_cursor_u32(in);
     return in->status ? ic_error_set(e, IC_EFORMAT, "settings of the cache end early") : IC_OK;
@@ -265,7 +279,7 @@ int ic_session_config_check(const ic_engine *engine, const ic_session_config *c,
 
 void ic_session_meaning(const ic_engine *engine, const ic_session_config *config, char hex[33])
 {
-    char text[320];
+    char text[400];
     ic_session_config settled = *config, *c = &settled;
     ic_session_config_settle(c);
     int n = snprintf(text, sizeof text, "%s/%d/%.23s/%d/%d/%d/%d/%d/%s/%d/%d/%d/%d/%d/%d/%d/%d",
@@ -277,6 +291,11 @@ void ic_session_meaning(const ic_engine *engine, const ic_session_config *config
         n += snprintf(text + n, sizeof text - (size_t)n, "/original");
     if (c->frame_unit == IC_FRAME_WHOLE)
         n += snprintf(text + n, sizeof text - (size_t)n, "/whole");
+    if (c->questions > 0)
+        n += snprintf(text + n, sizeof text - (size_t)n, "/questions %d", c->questions);
+    if (c->thin > 0)
+        n += snprintf(text + n, sizeof text - (size_t)n, "/thin %d %d %d %d", c->thin, c->fade_pct,
+                      c->care_pct, c->text_pct);
     XXH128_hash_t h = XXH3_128bits(text, (size_t)n);
     snprintf(hex, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
 }

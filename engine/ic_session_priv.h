@@ -78,12 +78,18 @@ struct ic_session {
     void *window_data;
     ic_mat *window; /* [layers], each [config.window, heads * head_dim]: queries of the retrieval
                        window as far as it has come; NULL: the policy has none */
+    /* The last queries of questions, the oldest replaced first: what looks at every eviction. */
+    ic_mat *asked;              /* as window; NULL: the policy keeps none */
+    int asked_rows, asked_next; /* rows there are; where the next goes */
     ic_answer answer;
     bool loading; /* between load_state and load_finish */
 };
 
 int ic_session_level_count(const ic_session *s);
 int ic_session_group_tokens(const ic_engine *engine, const ic_session_config *c);
+
+/* Gives settings that were once unknown the values that they stood for then. */
+void ic_session_config_forget_later(ic_session_config *c);
 
 /* --- one slice, ic_chunk.c ----------------------------------------------------------------------
  */

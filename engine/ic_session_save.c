@@ -4,7 +4,7 @@
 /* state:    "ICSS" version | config | counters | clock | blob seen (bitmap of the vocabulary) |
  *           blob grammar | answer | u8 has_half, input | u32 count, inputs that wait |
  *           u8 open, input going in, u32 rows, u32 at, rows | blob slot tables | scores |
- *           positions | window
+ *           positions | asked | window
  * config:   blob policy | u32 cache_tokens, chunk_max, slack, pinned_max, kv_dtype,
  *           group_tokens_max | u32 count, settings in the order of ic_setting | u32 vocab
  *           (version 2: u32 cache_tokens, chunk_max, slack, sinks, pinned_max, kv_dtype,
@@ -24,8 +24,9 @@
  * row:      u32 id | u8 kind, pinned | u32 group, patch
  * scores:   of a policy that keeps them: f32 per row of the slot tables, head by head
  * positions: where they are original ones: as in ic_slab_position.c
- * window:   of a policy that has one: u32 queries of it that have come, then per layer so many
- *           times heads * head_dim f32 */
+ * asked:    where questions are remembered: u32 queries of theirs, where the next goes; then per
+ *           layer so many times heads * head_dim f32
+ * window:   of a policy that has one: u32 queries of it that have come, then those as above */
 /* clang-format on */
 #include <math.h>
 #include <string.h>
@@ -145,21 +146,31 @@ static void save_current(const ic_session *s, ic_buf *b)
     }
 }
 
-static void save_window(const ic_session *s, ic_buf *b)
+static void save_queries(const ic_session *s, const ic_mat *layer, int rows, ic_buf *b)
 {
-    if (!s->window)
-        return;
-    int held = ic_chunk_window_held(s);
-    size_t bytes = (size_t)held * (size_t)s->window[0].cols * sizeof(float);
-    ic_buf_u32(b, (uint32_t)held);
-    for (int i = 0; held && i < s->engine->config.text.layers; i++) {
+    size_t bytes = (size_t)rows * (size_t)layer[0].cols * sizeof(float);
+    for (int i = 0; rows && i < s->engine->config.text.layers; i++) {
         if (ic_buf_reserve(b, bytes))
             return;
-        int rc = ic_device_download(s->engine->device, b->data + b->size, s->window[i].data, bytes);
+        int rc = ic_device_download(s->engine->device, b->data + b->size, layer[i].data, bytes);
         if (rc)
             b->status = rc;
         b->size += bytes;
     }
+}
+
+static void save_window(const ic_session *s, ic_buf *b)
+{
+    if (!s->window)
+        return;
+    if (s->asked) {
+        ic_buf_u32(b, (uint32_t)s->asked_rows);
+        ic_buf_u32(b, (uint32_t)s->asked_next);
+        save_queries(s, s->asked, s->asked_rows, b);
+    }
+    int held = ic_chunk_window_held(s);
+    ic_buf_u32(b, (uint32_t)held);
+    save_queries(s, s->window, held, b);
 }
 
 static uint64_t frame_bytes(const ic_session *s)
@@ -375,13 +386,14 @@ static int load_config_new(reader *r, ic_session_config *was)
 
 static int load_config(const ic_session *s, reader *r)
 {
-    ic_session_config was = {.frame_unit = IC_FRAME_TOKENS};
+    ic_session_config was = {0};
     uint32_t bytes = 0;
     int rc = IC_OK;
     const char *policy = ic_cursor_blob(&r->c, &bytes);
     if (!policy || bytes >= sizeof was.policy)
         return garbled(r, "its configuration");
     memcpy(was.policy, policy, bytes);
+    ic_session_config_forget_later(&was);
     if (r->version == IC_SESSION_STATE_OLDEST)
         load_config_old(r, &was);
     else
@@ -610,19 +622,10 @@ static int load_tables(ic_session *s, reader *r)
     return rc ? rc : check_tables(s, r);
 }
 
-static int load_window(ic_session *s, reader *r)
+static int load_queries(const ic_session *s, reader *r, const ic_mat *layer, int rows)
 {
-    if (!s->window)
-        return IC_OK;
-    int held = ic_chunk_window_held(s);
-    size_t count = (size_t)held * (size_t)s->window[0].cols;
-    bool ok = take_int(r, held, held) == held && !r->c.status;
-    const ic_slab_desc *d = ic_slab_desc_of(s->slab);
-    for (int head = 0; head < d->layers * d->kv_heads; head++)
-        ok &= ic_slab_count(s->slab, head / d->kv_heads, head % d->kv_heads) >= held;
-    if (!ok)
-        return garbled(r, "the length of its window");
-    for (int i = 0; held && i < s->engine->config.text.layers; i++) {
+    size_t count = (size_t)rows * (size_t)layer[0].cols;
+    for (int i = 0; rows && i < s->engine->config.text.layers; i++) {
         const void *queries = ic_cursor_bytes(&r->c, count * sizeof(float));
         if (r->c.status || !queries)
             return garbled(r, "its window");
@@ -632,12 +635,38 @@ static int load_window(ic_session *s, reader *r)
             if (!isfinite(q))
                 return garbled(r, "a query of its window");
         }
-        int rc =
-            ic_device_upload(s->engine->device, s->window[i].data, queries, count * sizeof(float));
+        int rc = ic_device_upload(s->engine->device, layer[i].data, queries, count * sizeof(float));
         if (rc)
             return ic_error_set(r->e, rc, "the device refused the queries of a window");
     }
     return IC_OK;
+}
+
+static int load_asked(ic_session *s, reader *r)
+{
+    int most = s->config.window;
+    s->asked_rows = take_int(r, 0, most);
+    s->asked_next = take_int(r, 0, most - 1);
+    if (r->c.status || (s->asked_rows < most && s->asked_next != s->asked_rows))
+        return garbled(r, "its questions");
+    return load_queries(s, r, s->asked, s->asked_rows);
+}
+
+static int load_window(ic_session *s, reader *r)
+{
+    if (!s->window)
+        return IC_OK;
+    int rc = s->asked ? load_asked(s, r) : IC_OK; /* the window depends on what was asked */
+    if (rc)
+        return rc;
+    int held = ic_chunk_window_held(s);
+    bool ok = take_int(r, held, held) == held && !r->c.status;
+    const ic_slab_desc *d = ic_slab_desc_of(s->slab);
+    for (int head = 0; head < d->layers * d->kv_heads; head++)
+        ok &= ic_slab_count(s->slab, head / d->kv_heads, head % d->kv_heads) >= held;
+    if (!ok)
+        return garbled(r, "the length of its window");
+    return load_queries(s, r, s->window, held);
 }
 
 static int load_scores(ic_session *s, reader *r)

@@ -74,14 +74,17 @@ typedef enum ic_score_kind {
     IC_SCORE_WINDOW, /* attention that the last scored window paid to the row, mean over the rows
                         that see it and over the query heads; -1: none has seen it yet */
     IC_SCORE_SUM,    /* all attention paid to the row since it came, mean over the query heads */
-    IC_SCORE_VOTES   /* share of the last window's queries that see the row and pay it at least one
-                        part in as many as they see, over the query heads; -1: none has seen it yet */
+    IC_SCORE_VOTES,  /* share of the last window's queries that see the row and pay it at least one
+                        part in as many as they see, over the query heads; -1: none has seen it yet
+                      */
+    IC_SCORE_PEAK /* the most that any query of a window ever paid to the row, what came of earlier
+                     windows times `smooth` for each window since; -1: none has seen it yet */
 } ic_score_kind;
 
 /* Scores that a window of rows makes, at a chunk's end. */
 static inline bool ic_score_is_windowed(ic_score_kind kind)
 {
-    return kind == IC_SCORE_WINDOW || kind == IC_SCORE_VOTES;
+    return kind == IC_SCORE_WINDOW || kind == IC_SCORE_VOTES || kind == IC_SCORE_PEAK;
 }
 
 /* From now on this (empty) slab keeps scores. smooth in [0, 1): a window's score is that part the
@@ -122,7 +125,13 @@ IC_MUST_CHECK int ic_slab_load_positions(ic_slab *s, int32_t limit, ic_cursor *i
  * last part first; those that came later enter the first part one by one. What a full part gives
  * up, its oldest, enters the next if the newcomer's ordinal is a multiple of 2^i for part i; else
  * it takes the place of the newest there if its score is not below that one's, or is dropped. Rows
- * without a score are above all others. */
+ * without a score are above all others.
+ * With `thin`, behind the sinks: the newest `text` rows that are no frames; the newest `frames`
+ * groups whole, markers too; of every other group its `thin` best rows, whatever they are, and if
+ * that is too much, not of all groups: one after another is given up of which least is lost, the
+ * hole that it leaves between its neighbours, in rows, over its age to the power `fade`, times 1 +
+ * `care` * its best score / the mean of these; then as without `thin`, where with `aged` the
+ * scores count no further: the newest. */
 typedef struct ic_plan {
     int budget; /* rows that may stay per head */
     int sinks;  /* oldest rows that stay besides the pinned ones */
@@ -134,6 +143,9 @@ typedef struct ic_plan {
     int frames, text;
     bool whole;
     int cascades;
+    int thin;
+    float fade, care;
+    bool aged;
 } ic_plan;
 
 typedef struct ic_evicted {

@@ -1,5 +1,6 @@
 /* Which rows stay: plans of ic_slab.h carried out, head by head, on the slot tables alone. K and V
  * are not touched: a slot is freed or it is not. */
+#include <math.h>
 #include <string.h>
 
 #include "base/ic_assert.h"
@@ -13,9 +14,17 @@ typedef struct seen_group {
     int patches;     /* vision rows present */
     int markers;     /* unpinned marker rows present */
     int first, last; /* places of its patches lie from here to there */
+    int begin, end;  /* and those of all its rows */
     bool alive;      /* some patch stays; its markers stay, then */
     bool passed;     /* as a whole it did not fit */
 } seen_group;
+
+/* A group that has still to be thinned out: a link of a chain in the order of time. */
+typedef struct thinned {
+    int group, rows; /* that it would keep */
+    float at, score;
+    int before, behind; /* links; -1: none */
+} thinned;
 
 /* Scratch of one eviction, for one head at a time. */
 typedef struct eviction {
@@ -27,10 +36,11 @@ typedef struct eviction {
     int32_t *group_of;  /* [count]: index into groups, or -1 */
     seen_group *groups; /* [group_count] */
     int group_count;
-    float *score;    /* [count] by place, as the plan wants it; -1: none */
-    float *room;     /* [count] */
-    int32_t *ranked; /* [count]: places, from the lowest score up */
-    int32_t *spare;  /* [count] */
+    float *score;     /* [count] by place, as the plan wants it; -1: none */
+    float *room;      /* [count] */
+    int32_t *ranked;  /* [count]: places, from the lowest score up */
+    int32_t *spare;   /* [count] */
+    thinned *thinned; /* [group_count] */
 } eviction;
 
 static const ic_row *row_at(const eviction *v, int place)
@@ -58,6 +68,8 @@ static void see_groups(eviction *v)
         if (!row->group)
             continue;
         seen_group *group = &v->groups[v->group_of[i]];
+        group->begin = group->end ? group->begin : i;
+        group->end = i + 1;
         if (row->kind == IC_ROW_VISION) {
             group->first = group->patches++ ? group->first : i;
             group->last = i;
@@ -70,7 +82,7 @@ static void see_groups(eviction *v)
 static bool is_bound(const eviction *v, int place)
 {
     const ic_row *row = row_at(v, place);
-    return row->kind == IC_ROW_MARKER && !row->pinned && row->group
+    return !v->plan->thin && row->kind == IC_ROW_MARKER && !row->pinned && row->group
            && v->groups[v->group_of[place]].patches > 0;
 }
 
@@ -79,7 +91,7 @@ static bool is_bound(const eviction *v, int place)
 static int cost_of(const eviction *v, int place)
 {
     const ic_row *row = row_at(v, place);
-    if (row->kind != IC_ROW_VISION || !row->group)
+    if (row->kind != IC_ROW_VISION || !row->group || v->plan->thin)
         return 1;
     const seen_group *group = &v->groups[v->group_of[place]];
     return group->alive ? 1 : 1 + group->markers;
@@ -333,6 +345,112 @@ static void keep_frames(eviction *v, int frames)
     }
 }
 
+/* --- thinning --- */
+
+static int open_rows(const eviction *v, const seen_group *group, int g)
+{
+    int rows = 0;
+    for (int i = group->begin; i < group->end; i++)
+        rows += v->group_of[i] == g && !v->keep[i];
+    return rows;
+}
+
+/* The newest groups, with all that is still there of each. */
+static void keep_whole_groups(eviction *v, int groups)
+{
+    for (int g = v->group_count - 1; g >= 0 && groups > 0; g--, groups--) {
+        seen_group *group = &v->groups[g];
+        if (v->kept + open_rows(v, group, g) > v->plan->budget)
+            continue;
+        for (int i = group->begin; i < group->end; i++)
+            if (v->group_of[i] == g && !v->keep[i])
+                keep_row(v, i);
+        group->passed = true;
+    }
+}
+
+/* The best open row of a group, the newer of equals; -1: it has none. */
+static int best_row(const eviction *v, int g)
+{
+    int best = -1;
+    for (int i = v->groups[g].begin; i < v->groups[g].end; i++)
+        if (v->group_of[i] == g && !v->keep[i] && (best < 0 || v->score[i] >= v->score[best]))
+            best = i;
+    return best;
+}
+
+static float lost_with(const eviction *v, const thinned *list, int i, float now, float mean)
+{
+    const thinned *t = &list[i];
+    float next = t->behind >= 0 ? list[t->behind].at : now;
+    float last = t->before >= 0 ? list[t->before].at : t->at - (next - t->at);
+    float care = mean > 0 && t->score > 0 ? v->plan->care * t->score / mean : 0;
+    return (next - last) / powf(now - t->at, v->plan->fade) * (1 + care);
+}
+
+static int list_groups(const eviction *v, thinned *list, int *rows, float *mean)
+{
+    int n = 0;
+    double sum = 0;
+    *rows = 0;
+    for (int g = 0; g < v->group_count; g++) {
+        int best = v->groups[g].passed ? -1 : best_row(v, g);
+        if (best < 0)
+            continue;
+        int open = open_rows(v, &v->groups[g], g);
+        int keep = open < v->plan->thin ? open : v->plan->thin;
+        *rows += keep;
+        sum += (double)(v->score[best] > 0 ? v->score[best] : 0);
+        list[n] = (thinned){.group = g,
+                            .rows = keep,
+                            .at = (float)row_at(v, v->groups[g].end - 1)->ordinal,
+                            .score = v->score[best],
+                            .before = n - 1,
+                            .behind = n + 1};
+        n++;
+    }
+    if (n)
+        list[n - 1].behind = -1;
+    *mean = n ? (float)(sum / n) : 0;
+    return n;
+}
+
+/* Takes the link of which least is lost out of the chain; the older of equals. Rows it had. */
+static int give_up(const eviction *v, thinned *list, int *head, float now, float mean)
+{
+    int least = -1;
+    float lowest = 0;
+    for (int i = *head; i >= 0; i = list[i].behind) {
+        float lost = lost_with(v, list, i, now, mean);
+        if (least < 0 || lost < lowest) {
+            least = i;
+            lowest = lost;
+        }
+    }
+    thinned *t = &list[least];
+    if (t->before >= 0)
+        list[t->before].behind = t->behind;
+    else
+        *head = t->behind;
+    if (t->behind >= 0)
+        list[t->behind].before = t->before;
+    return t->rows;
+}
+
+static void keep_thinned(eviction *v)
+{
+    thinned *list = v->thinned;
+    int rows, head = 0, room = v->plan->budget - v->kept;
+    float mean, now = (float)row_at(v, v->count - 1)->ordinal + 1;
+    if (list_groups(v, list, &rows, &mean) == 0)
+        return;
+    while (rows > room && head >= 0)
+        rows -= give_up(v, list, &head, now, mean);
+    for (int i = head; i >= 0; i = list[i].behind)
+        for (int n = 0; n < list[i].rows; n++)
+            keep_row(v, best_row(v, list[i].group));
+}
+
 /* --- cascades --- */
 
 enum { CASCADES_MAX = 16 };
@@ -408,6 +526,24 @@ static void keep_cascades(eviction *v)
             keep_row(v, pop_oldest(&parts[i]));
 }
 
+/* The newest, and by score; or the newest alone. */
+static void keep_rest(eviction *v)
+{
+    const ic_plan *plan = v->plan;
+    if (!plan->scored || plan->aged) {
+        keep_newest(v, v->count, false);
+        return;
+    }
+    keep_newest(v, plan->recent, true);
+    if (plan->pool > 1)
+        pool_scores(v);
+    if (plan->bias > 0)
+        add_bias(v);
+    if (plan->whole)
+        average_groups(v);
+    keep_best(v);
+}
+
 static void choose(eviction *v)
 {
     const ic_plan *plan = v->plan;
@@ -417,24 +553,22 @@ static void choose(eviction *v)
         if (row_at(v, i)->pinned)
             keep_row(v, i);
     keep_oldest(v, plan->sinks);
-    if (plan->cascades > 0) {
+    if (plan->thin > 0) {
+        read_scores(v);
+        keep_text(v, plan->text);
+        keep_whole_groups(v, plan->frames);
+        keep_thinned(v);
+        keep_rest(v);
+    } else if (plan->cascades > 0) {
         read_scores(v);
         keep_cascades(v);
     } else if (plan->frames > 0) {
         keep_text(v, plan->text);
         keep_frames(v, plan->frames);
-    } else if (plan->scored) {
-        read_scores(v);
-        keep_newest(v, plan->recent, true);
-        if (plan->pool > 1)
-            pool_scores(v);
-        if (plan->bias > 0)
-            add_bias(v);
-        if (plan->whole)
-            average_groups(v);
-        keep_best(v);
     } else {
-        keep_newest(v, v->count, false);
+        if (plan->scored)
+            read_scores(v);
+        keep_rest(v);
     }
     for (int i = 0; i < v->count; i++)
         if (is_bound(v, i))
@@ -476,12 +610,15 @@ static int make_room(eviction *v, bool scored)
         v->spare = ic_try_calloc(room, sizeof *v->spare);
         ok = ok && v->score && v->room && v->ranked && v->spare;
     }
-    return ok ? 0 : IC_ENOMEM;
+    if (v->plan->thin)
+        v->thinned = ic_try_calloc(room, sizeof *v->thinned);
+    return ok && (v->thinned || !v->plan->thin) ? 0 : IC_ENOMEM;
 }
 
 static void free_room(eviction *v)
 {
-    void *parts[] = {v->keep, v->group_of, v->groups, v->score, v->room, v->ranked, v->spare};
+    void *parts[] = {v->keep, v->group_of, v->groups, v->score,
+                     v->room, v->ranked,   v->spare,  v->thinned};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         ic_free(parts[i]);
 }
@@ -489,7 +626,7 @@ static void free_room(eviction *v)
 /* Plans by frames look even when all fits: the number of frames is a bound of its own. */
 static bool is_due(const ic_plan *plan, int count)
 {
-    return count > plan->budget || plan->frames > 0;
+    return count > plan->budget || (plan->frames > 0 && !plan->thin);
 }
 
 /* Heads of a layer that are to be decided together, and can be: their rows lie alike. */
@@ -525,7 +662,7 @@ int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
     IC_ASSERT((!plan->scored && !plan->cascades) || s->scores);
     IC_ASSERT(plan->cascades >= 0 && plan->cascades <= CASCADES_MAX);
     /* Plans that no backend carries out in its copy are carried out on the host's. */
-    bool plain = !s->original && !plan->whole && plan->cascades == 0;
+    bool plain = !s->original && !plan->whole && plan->cascades == 0 && plan->thin == 0;
     if (s->mirror && plain)
         return s->device->backend->slab_evict(s, plan, evicted);
     if (ic_slab_touch(s))

@@ -67,6 +67,27 @@ static void count_votes(const ic_cpu_kept *k, int block, const ic_cpu_scored *by
     }
 }
 
+/* The most that one query paid to each key of the block. */
+static void find_peaks(const ic_cpu_kept *k, int block, const ic_cpu_scored *by)
+{
+    const float *weights = k->weights + (size_t)block * padded(k->rows) * IC_CPU_SCORE_KEYS;
+    memset(k->column, 0, IC_CPU_SCORE_KEYS * sizeof *k->column);
+    for (int r = 0; r < k->rows; r++) {
+        float whole = k->factor[r] * (float)by->group; /* factors are shares of the group's mean */
+        const float *row = weights + (size_t)r * IC_CPU_SCORE_KEYS;
+        for (int j = 0; j < IC_CPU_SCORE_KEYS; j++) {
+            float paid = row[j] * whole;
+            k->column[j] = paid > k->column[j] ? paid : k->column[j];
+        }
+    }
+}
+
+static void put_peak(const ic_cpu_scored *by, float column, float *score)
+{
+    float before = by->slab->smooth * *score;
+    *score = before > column ? before : column;
+}
+
 /* The window's mean at a key: only the rows at or behind the key's place have seen it. */
 static void put_window(const ic_cpu_scored *by, int at, float column, float *score)
 {
@@ -81,6 +102,7 @@ void ic_cpu_score(const ic_cpu_kept *k, const ic_cpu_scored *by)
     float *scores = ic_slab_scores_of(by->slab, by->head);
     bool sum = by->slab->score_kind == IC_SCORE_SUM;
     bool votes = by->slab->score_kind == IC_SCORE_VOTES;
+    bool peak = by->slab->score_kind == IC_SCORE_PEAK;
     int end = by->place + by->rows;
     for (int first = 0; first < end; first += IC_CPU_SCORE_KEYS) {
         int block = first / IC_CPU_SCORE_KEYS;
@@ -91,12 +113,16 @@ void ic_cpu_score(const ic_cpu_kept *k, const ic_cpu_scored *by)
             k->column[j] = scores[order[first + j]];
         if (votes)
             count_votes(k, block, by);
+        else if (peak)
+            find_peaks(k, block, by);
         else
             by->vec->gemm(k->factor, k->rows, ic_cpu_kept_block(k, block, 0), IC_CPU_SCORE_KEYS,
                           k->column, IC_CPU_SCORE_KEYS, 1, k->rows, IC_CPU_SCORE_KEYS, sum);
         for (int j = 0; j < keys; j++) {
             if (sum)
                 scores[order[first + j]] = k->column[j];
+            else if (peak)
+                put_peak(by, k->column[j], &scores[order[first + j]]);
             else
                 put_window(by, first + j, k->column[j], &scores[order[first + j]]);
         }

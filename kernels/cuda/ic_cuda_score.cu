@@ -71,7 +71,7 @@ static __global__ void __launch_bounds__(IC_CUDA_TILE_THREADS)
     const ic_cuda_stat *stats = s.stats + (int64_t)kv * all;
     ic_cuda_tile_copy<T, DIM>(keys, (const T *)s.k + kv * s.kv_head, key, end);
 
-    bool sum = v.score_kind == IC_SCORE_SUM;
+    bool sum = v.score_kind == IC_SCORE_SUM, peak = v.score_kind == IC_SCORE_PEAK;
     float *score = NULL, column = 0;
     if (tid < TILE && key + tid < end) {
         int64_t table = (int64_t)kv * v.slots;
@@ -91,11 +91,15 @@ static __global__ void __launch_bounds__(IC_CUDA_TILE_THREADS)
                            v.score_kind == IC_SCORE_VOTES, weights);
         __syncthreads();
         int rows = all - first < TILE ? all - first : TILE;
-        for (int r = 0; score && r < rows; r++)
-            column += weights[r * IC_CUDA_TILE_ROOM + tid];
+        for (int r = 0; score && r < rows; r++) {
+            float paid = weights[r * IC_CUDA_TILE_ROOM + tid];
+            column = peak ? fmaxf(column, paid * (float)group) : column + paid;
+        }
         __syncthreads();
     }
-    if (score)
+    if (score && peak)
+        *score = fmaxf(v.smooth * *score, column);
+    else if (score)
         *score =
             sum ? column : window_score(*score, column, key + tid, place, s.stat_rows, v.smooth);
 }

@@ -410,6 +410,41 @@ static void test_window(void **state)
     }
 }
 
+/* Peaks of a window agree, and so do they when queries that are no rows of the cache look again, in
+ * the places of its last rows: what was more before lasts, less what it is smoothed by. */
+static void test_peaks(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    for (int i = 0; i < 4; i++) {
+        shape shape_ = shapes[i];
+        shape_.scores = IC_SCORE_PEAK;
+        feed_data data = make_data(shape_);
+        int width = shape_.heads * shape_.dim;
+        float *y = random_floats(150 * width), *got = random_floats(2 * MOST);
+        ic_device *devices[2] = {cpu, cuda};
+        for (int d = 0; d < 2; d++) {
+            session s;
+            start(&s, devices[d], shape_);
+            store(&s, &data, 100);
+            attend(&s, &data, 100, 0, 32, y);
+            store(&s, &data, 90);
+            attend(&s, &data, 90, 0, 0, y);
+            ic_mat q = put(devices[d], data.q + (int64_t)7 * width, 21, width);
+            assert_int_equal(
+                ic_op_attention_score(devices[d], s.slab, LAYER, shape_.heads, &q, &s.rope, 0.3f),
+                0);
+            ic_device_free(devices[d], q.data);
+            scores_of(&s, shape_.kv - 1, got + d * MOST);
+            stop(&s);
+        }
+        expect_near(got + MOST, got, 190, tile_tolerance(shape_), "peaks");
+        ic_free(y), ic_free(got);
+        drop_data(&data);
+    }
+}
+
 /* A window's votes agree but where a share is on the threshold, to f32's last bits. */
 static void test_votes(void **state)
 {
@@ -582,6 +617,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_slices, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_batch, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_window, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_peaks, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_votes, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_sessions, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_sums, open_devices, close_devices),

@@ -94,8 +94,11 @@ typedef struct world {
     const ic_policy *policy;
     head heads[LAYERS * KV];
     uint32_t ordinal, group;
-    bool original; /* positions stay */
-    bool plain;    /* text alone, most of it row by row, as an answer comes */
+    bool original;        /* positions stay */
+    bool plain;           /* text alone, most of it row by row, as an answer comes */
+    bool aged;            /* nothing has been asked: scores count for frames alone */
+    float *asked[LAYERS]; /* queries of questions [window, HEADS * DIM] */
+    int asked_rows, asked_next;
 } world;
 
 static void place(head *h)
@@ -162,6 +165,24 @@ static void place_original(head *h, double *cursor, uint32_t *group, double *gro
     }
 }
 
+/* q [rows, HEADS * DIM]: queries that stand where the head's last rows do. */
+static void peak_head(const world *w, head *h, int kv, const float *q, int rows)
+{
+    double a[SLOTS], most[SLOTS] = {0};
+    double smooth = w->config.smooth_pct > 0 ? w->config.smooth_pct / 100.0 : 0;
+    for (int r = 0; r < rows; r++)
+        for (int g = 0; g < GROUP; g++) {
+            int at = h->count - rows + r;
+            attend(h, q + (size_t)r * HEADS * DIM + (kv * GROUP + g) * DIM, at, a);
+            for (int j = 0; j <= at; j++)
+                most[j] = a[j] > most[j] ? a[j] : most[j];
+        }
+    for (int j = 0; j < h->count; j++) {
+        entry *e = &h->e[j];
+        e->score = e->score >= 0 && smooth * e->score > most[j] ? smooth * e->score : most[j];
+    }
+}
+
 /* q [rows, HEADS * DIM]: the head's last rows. */
 static void score_head(const world *w, head *h, int kv, const float *q, int rows, int window)
 {
@@ -200,10 +221,14 @@ static bool has_patch(const head *h, uint32_t group, bool kept)
     return false;
 }
 
+static bool by_frames; /* frames stay or leave whole */
+static bool thinned;   /* every row of a frame by itself */
+
 /* A marker that stays or leaves with the patches of its group. */
 static bool is_bound(const head *h, const entry *e)
 {
-    return e->row.kind == IC_ROW_MARKER && !e->row.pinned && has_patch(h, e->row.group, false);
+    return !thinned && e->row.kind == IC_ROW_MARKER && !e->row.pinned
+           && has_patch(h, e->row.group, false);
 }
 
 static int size_of_kept(const head *h)
@@ -215,8 +240,6 @@ static int size_of_kept(const head *h)
     }
     return n;
 }
-
-static bool by_frames; /* frames stay or leave whole */
 
 /* Keeps the row, or its whole frame, if the budget allows; returns the rows, 0 if it does not. */
 static int try_keep(head *h, entry *e)
@@ -292,7 +315,8 @@ static void keep_frames(head *h, int frames)
     }
 }
 
-static void wanted_scores(const world *w, int index, double *score)
+/* own: before pooling and bias. */
+static void wanted_scores(const world *w, int index, double *own, double *score)
 {
     const head *h = &w->heads[index], *first = &w->heads[index / KV * KV];
     double pooled[SLOTS], mean = 0;
@@ -302,6 +326,7 @@ static void wanted_scores(const world *w, int index, double *score)
         if (w->config.per_layer && score[i] >= 0)
             score[i] = (first[0].e[i].score + first[1].e[i].score) / KV;
     }
+    memcpy(own, score, (size_t)h->count * sizeof *own);
     for (int i = 0; i < h->count; i++) {
         double sum = 0;
         int count = 0;
@@ -382,6 +407,100 @@ static void keep_cascades(head *h, const double *score)
             h->e[list[p][i]].keep = true;
 }
 
+/* A frame group that is older than the newest few. */
+typedef struct old_frame {
+    uint32_t group;
+    double at, best;
+    int rows;
+} old_frame;
+
+static double lost_with(const world *w, const old_frame *f, int n, int i, double now)
+{
+    double next = i + 1 < n ? f[i + 1].at : now;
+    double last = i > 0 ? f[i - 1].at : f[i].at - (next - f[i].at);
+    double fade = w->config.fade_pct > 0 ? w->config.fade_pct / 100.0 : 0;
+    return (next - last) / pow(now - f[i].at, fade);
+}
+
+/* Thinning as docs/policies.md tells it: the newest frames whole; of the others some rows each, of
+ * ever fewer frames until they fit. */
+static void keep_thinned(const world *w, head *h, const double *score)
+{
+    static old_frame list[SLOTS];
+    const ic_session_config *c = &w->config;
+    int n = 0, rows = 0, room = BUDGET - size_of_kept(h);
+    double now = h->e[h->count - 1].row.ordinal + 1, mean = 0;
+    for (int i = 0; i < h->count; i++) {
+        entry *e = &h->e[i];
+        if (!e->row.group || e->keep)
+            continue;
+        if (n == 0 || list[n - 1].group != e->row.group)
+            list[n++] = (old_frame){.group = e->row.group, .best = -1};
+        old_frame *f = &list[n - 1];
+        f->rows += f->rows < c->thin;
+        f->best = score[i] > f->best ? score[i] : f->best;
+    }
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < h->count; j++)
+            if (h->e[j].row.group == list[i].group)
+                list[i].at = h->e[j].row.ordinal;
+        rows += list[i].rows;
+        mean += (list[i].best > 0 ? list[i].best : 0) / n;
+    }
+    double care = c->care_pct > 0 ? c->care_pct / 100.0 : 0;
+    while (rows > room && n > 0) {
+        int least = 0;
+        double lowest = INFINITY, second = INFINITY;
+        for (int i = 0; i < n; i++) {
+            double part = mean > 0 && list[i].best > 0 ? care * list[i].best / mean : 0;
+            double lost = lost_with(w, list, n, i, now) * (1 + part);
+            if (lost < lowest) {
+                second = lowest;
+                lowest = lost;
+                least = i;
+            } else if (lost < second) {
+                second = lost;
+            }
+        }
+        if (care > 0 && second / lowest - 1 < gap)
+            gap = second / lowest - 1;
+        rows -= list[least].rows;
+        memmove(list + least, list + least + 1, (size_t)(--n - least) * sizeof *list);
+    }
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < list[i].rows; r++) {
+            int best = -1;
+            for (int j = 0; j < h->count; j++)
+                if (h->e[j].row.group == list[i].group && !h->e[j].keep
+                    && (best < 0 || score[j] >= score[best]))
+                    best = j;
+            h->e[best].keep = true;
+        }
+}
+
+/* The newest groups with all their rows, each if it fits. */
+static void keep_newest_groups(head *h, int frames)
+{
+    uint32_t next = UINT32_MAX;
+    for (; frames > 0; frames--) {
+        uint32_t newest = 0;
+        bool before[SLOTS];
+        for (int i = 0; i < h->count; i++)
+            if (h->e[i].row.group < next && h->e[i].row.group > newest)
+                newest = h->e[i].row.group;
+        if (!newest)
+            return;
+        next = newest;
+        for (int i = 0; i < h->count; i++) {
+            before[i] = h->e[i].keep;
+            h->e[i].keep |= h->e[i].row.group == newest;
+        }
+        bool fits = size_of_kept(h) <= BUDGET;
+        for (int i = 0; !fits && i < h->count; i++)
+            h->e[i].keep = before[i];
+    }
+}
+
 static void keep_best(head *h, const double *score)
 {
     bool passed[SLOTS] = {0};
@@ -410,12 +529,12 @@ static void choose(const world *w, int index)
     head *h = (head *)&w->heads[index];
     const ic_session_config *c = &w->config;
     const char *name = w->policy->name;
-    double score[SLOTS];
+    double score[SLOTS], own[SLOTS];
     int recent = c->recent_pct > 0 ? BUDGET * c->recent_pct / 100 : 0;
     for (int i = 0; i < h->count; i++)
         h->e[i].keep = h->e[i].row.pinned;
     if (w->policy->score)
-        wanted_scores(w, index, score);
+        wanted_scores(w, index, own, score);
     if (strcmp(name, "window") == 0) {
         keep_newest(h, BUDGET, false, NULL);
     } else if (strcmp(name, "streaming") == 0) {
@@ -431,6 +550,13 @@ static void choose(const world *w, int index)
     } else {
         if (strncmp(name, "saddle", 6) == 0)
             keep_oldest(h, c->sinks);
+        if (thinned) {
+            keep_newest(h, c->text_pct > 0 ? BUDGET * c->text_pct / 100 : 0, true, NULL);
+            keep_newest_groups(h, c->frames);
+            keep_thinned(w, h, own);
+        }
+        if (w->aged)
+            keep_newest(h, BUDGET, false, NULL);
         keep_newest(h, strcmp(name, "snapkv") == 0 ? c->window : recent, false, score);
         if (by_frames)
             average_frames(h, score);
@@ -590,6 +716,35 @@ static void score(world *w, int n, float **q)
     }
 }
 
+/* The chunk's last queries are a question's, and take the place of the oldest remembered. */
+static void remember(world *w, int n, float **q)
+{
+    int rows = n < w->config.questions ? n : w->config.questions, width = HEADS * DIM;
+    for (int layer = 0; layer < LAYERS; layer++)
+        for (int i = 0; i < rows; i++)
+            memcpy(w->asked[layer] + (w->asked_next + i) % w->config.window * width,
+                   q[layer] + (n - rows + i) * width, (size_t)width * sizeof(float));
+    w->asked_next = (w->asked_next + rows) % w->config.window;
+    w->asked_rows += rows;
+    w->asked_rows = w->asked_rows < w->config.window ? w->asked_rows : w->config.window;
+}
+
+/* What is remembered looks again, or, if nothing is, the chunk's last rows do. */
+static void look_again(world *w, int n, float **q)
+{
+    int own = n < w->config.window ? n : w->config.window;
+    int rows = w->asked_rows ? w->asked_rows : own;
+    for (int i = 0; i < LAYERS * KV; i++)
+        rows = rows < w->heads[i].count ? rows : w->heads[i].count;
+    for (int layer = 0; layer < LAYERS; layer++) {
+        float *from = w->asked_rows ? w->asked[layer] : q[layer] + (n - own) * HEADS * DIM;
+        ic_mat m = mat(from, rows, HEADS * DIM);
+        assert_int_equal(ic_op_attention_score(device, w->slab, layer, HEADS, &m, &rope, scale), 0);
+        for (int kv = 0; kv < KV; kv++)
+            peak_head(w, &w->heads[layer * KV + kv], kv, from, rows);
+    }
+}
+
 static void expect_same(const world *w)
 {
     for (int i = 0; i < LAYERS * KV; i++) {
@@ -621,7 +776,9 @@ static void expect_same(const world *w)
 static void evict(world *w)
 {
     ic_plan plan = {0};
-    if (ic_policy_chunk_end(w->policy, &w->config, ic_slab_used(w->slab), &plan))
+    bool due = ic_policy_chunk_end(w->policy, &w->config, ic_slab_used(w->slab), &plan);
+    plan.aged = w->aged = thinned && w->asked_rows == 0;
+    if (due)
         assert_int_equal(ic_slab_evict(w->slab, &plan, NULL), 0);
     assert_true(ic_slab_used(w->slab) <= BUDGET);
     evict_reference(w);
@@ -643,13 +800,17 @@ static void run_stream(const ic_session_config *config, bool plain)
     w->original = config->positions == IC_POSITIONS_ORIGINAL;
     if (w->original)
         ic_slab_keep_positions(w->slab);
-    ic_assert_ok(ic_slab_keep_scores(
-                     w->slab, w->policy->score,
-                     w->config.smooth_pct > 0 ? (float)w->config.smooth_pct / 100.0f : 0, &e),
-                 &e);
+    ic_score_kind kind = ic_policy_score(&w->config);
+    ic_assert_ok(
+        ic_slab_keep_scores(
+            w->slab, kind, w->config.smooth_pct > 0 ? (float)w->config.smooth_pct / 100.0f : 0, &e),
+        &e);
     gap = INFINITY;
     votes = w->policy->score == IC_SCORE_VOTES;
     by_frames = w->config.frame_unit == IC_FRAME_WHOLE;
+    thinned = w->config.thin > 0;
+    for (int i = 0; i < LAYERS; i++)
+        w->asked[i] = ic_calloc((size_t)w->config.window * HEADS * DIM, sizeof(float));
     for (int chunk = 0; chunk < (plain ? 4 * CHUNKS : CHUNKS); chunk++) {
         ic_row rows[2 * CHUNK];
         float *q[LAYERS];
@@ -658,7 +819,11 @@ static void run_stream(const ic_session_config *config, bool plain)
         w->ordinal = rows[n - 1].ordinal + 1;
         enter(w, rows, n, q);
         bool answer = chunk % 5 == 4; /* rows that nothing scores, as an answer's */
-        if (!answer || w->policy->score == IC_SCORE_SUM)
+        if (kind == IC_SCORE_PEAK && chunk > 3 && chunk % 3 == 0)
+            remember(w, n, q);
+        if (kind == IC_SCORE_PEAK && !answer)
+            look_again(w, n, q);
+        else if (!answer || w->policy->score == IC_SCORE_SUM)
             score(w, n, q);
         evict(w);
         expect_same(w);
@@ -666,7 +831,9 @@ static void run_stream(const ic_session_config *config, bool plain)
             ic_free(q[i]);
     }
     assert_true(gap > 1e-5); /* else rounding could decide, and the seed is to be another */
-    by_frames = false;
+    by_frames = thinned = false;
+    for (int i = 0; i < LAYERS; i++)
+        ic_free(w->asked[i]);
     ic_slab_destroy(&w->slab);
     ic_free(w);
 }
@@ -729,6 +896,47 @@ static void test_whole_frames(void **state)
     run(&(ic_session_config){
         .policy = "saddle-paper", .frame_unit = IC_FRAME_WHOLE, .recent_pct = -1, .per_layer = 1});
     run_stream(&(ic_session_config){.policy = "saddle", .frame_unit = IC_FRAME_WHOLE}, true);
+}
+
+/* With thinning, saddle keeps the newest frames whole, of each older one the rows that questions
+ * looked at most, of the oldest frames ever fewer, and for the rest what questions looked at; the
+ * last queries of several questions look, as if asked now. Before any question it is the newest. */
+static void test_thinned(void **state)
+{
+    (void)state;
+    const ic_session_config base = {.policy = "saddle",
+                                    .questions = 5,
+                                    .thin = 2,
+                                    .frames = 2,
+                                    .text_pct = 10,
+                                    .fade_pct = 100,
+                                    .care_pct = 100};
+    ic_session_config c = base;
+    run(&c);
+    run_stream(&c, true);
+    c.window = 12;
+    c.questions = 9;
+    c.thin = 1;
+    c.care_pct = -1;
+    run(&c);
+    c = base;
+    c.per_layer = 1;
+    c.smooth_pct = 90;
+    c.fade_pct = -1;
+    c.thin = 4;
+    run(&c);
+    c = base;
+    c.questions = -1;
+    c.recent_pct = 20;
+    c.pool = 5;
+    c.bias_pct = 50;
+    c.text_pct = -1;
+    run(&c);
+    c = base;
+    c.thin = -1;
+    c.window = 20;
+    c.pool = 1;
+    run(&c);
 }
 
 /* cascade keeps sinks, and sub-caches that take every row, every second, every fourth ... */
@@ -868,6 +1076,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_snapkv, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_recent_frames, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_whole_frames, open_device, close_device),
+        cmocka_unit_test_setup_teardown(test_thinned, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_cascade, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_corm, open_device, close_device),
         cmocka_unit_test_setup_teardown(test_original_positions, open_device, close_device),
@@ -875,6 +1084,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_saddle, open_plain, close_device),
         cmocka_unit_test_setup_teardown(test_h2o, open_plain, close_device),
         cmocka_unit_test_setup_teardown(test_corm, open_plain, close_device),
+        cmocka_unit_test_setup_teardown(test_thinned, open_plain, close_device),
         cmocka_unit_test_setup_teardown(test_bits, open_plain, close_device),
     };
     return IC_TEST_RUN(tests);

@@ -33,6 +33,8 @@ static int close_engine(void **state)
 }
 
 static int positions_wanted, unit_wanted;
+/* Of saddle, where they are not what it has by itself. */
+enum { THIN = 2, QUESTIONS = 6, WINDOW = 16 };
 
 static ic_session *new_session(const char *policy, int cache_tokens)
 {
@@ -45,6 +47,13 @@ static ic_session *new_session(const char *policy, int cache_tokens)
     c.slack = 12;
     c.positions = positions_wanted;
     c.frame_unit = unit_wanted;
+    if (strcmp(policy, "saddle") == 0 && !unit_wanted) {
+        c.window = WINDOW;
+        c.thin = THIN;
+        c.questions = QUESTIONS;
+        c.frames = 2;
+        c.smooth_pct = 90;
+    }
     ic_assert_ok(ic_session_new(&s, engine, &c, &e), &e);
     return s;
 }
