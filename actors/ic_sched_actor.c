@@ -45,19 +45,39 @@ typedef struct sched {
 /* --- opening -----------------------------------------------------------------------------------
  */
 
-/* How many sessions memory holds: three quarters of what is available now. */
-static int fit_memory(ic_sched_args *a)
+/* How many sessions the host's memory holds: three quarters of what is available now. */
+static int fit_host(size_t session_bytes, int wanted)
 {
     long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    if (pages <= 0 || page <= 0 || !a->session_bytes)
-        return a->max_resident;
-    double room = 0.75 * (double)pages * (double)page / (double)a->session_bytes;
-    if (room >= a->max_resident)
-        return a->max_resident;
-    int fits = room < 1 ? 1 : (int)room;
-    ic_log_warn("scheduler", "memory holds %d sessions, not session.max_resident = %d", fits,
-                a->max_resident);
-    return fits;
+    if (pages <= 0 || page <= 0 || !session_bytes)
+        return wanted;
+    double room = 0.75 * (double)pages * (double)page / (double)session_bytes;
+    return room >= wanted ? wanted : room < 1 ? 1 : (int)room;
+}
+
+/* How many sessions memory holds: the device's, where it has its own, and the host's. */
+static int fit_memory(const ic_engine *engine, ic_sched_args *a, ic_error *e)
+{
+    const double mib = 1 << 20;
+    int wanted = a->max_resident;
+    ic_engine_room room;
+    ic_engine_fit(engine, &a->session, wanted, &room);
+    if (room.limit)
+        ic_log_info("scheduler",
+                    "device memory, MiB: %.0f to use: %.1f weights, %.1f work, %.1f scratch, and "
+                    "%d sessions of %.1f",
+                    (double)room.limit / mib, (double)room.weights / mib, (double)room.work / mib,
+                    (double)room.scratch / mib, room.sessions, (double)room.session / mib);
+    if (room.sessions < 1)
+        return ic_error_set(e, IC_ENOMEM,
+                            "the device holds no session of %d tokens (%.0f MiB beside the model): "
+                            "lower session.cache_tokens",
+                            a->session.cache_tokens, (double)room.session / mib);
+    a->max_resident = fit_host(room.host, room.sessions);
+    if (a->max_resident < wanted)
+        ic_log_warn("scheduler", "memory holds %d sessions, not session.max_resident = %d",
+                    a->max_resident, wanted);
+    return IC_OK;
 }
 
 static int open_engine(sched *s, ic_error *e)
@@ -76,7 +96,9 @@ static int open_engine(sched *s, ic_error *e)
     if (rc)
         return rc;
     a->session_bytes = ic_session_memory(s->engine, &a->session);
-    a->max_resident = fit_memory(a);
+    rc = fit_memory(s->engine, a, e);
+    if (rc)
+        return rc;
     const ic_engine_info *info = ic_engine_info_of(s->engine);
     snprintf(a->device, sizeof a->device, "%s %.100s", a->engine.device, info->numerics);
     ic_log_info("scheduler", "model %s (%s, %d layers, %.1f MiB), %s", info->model_name,

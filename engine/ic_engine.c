@@ -174,6 +174,8 @@ static int open_towers(ic_engine *engine, const ic_engine_config *config, ic_err
         rc = ic_vision_new(&engine->vision, &engine->config, &params,
                            engine->group_tokens_max * unit, e);
     if (!rc)
+        rc = ic_engine_reserve(engine, e);
+    if (!rc)
         build_info(engine, config, compute, params.bytes);
     return rc;
 }

@@ -56,6 +56,26 @@ void ic_engine_close(ic_engine **e_p); /* Takes; after all sessions are destroye
 const ic_engine_info *ic_engine_info_of(const ic_engine *engine); /* any thread; borrows */
 const ic_tokenizer *ic_engine_tokenizer(const ic_engine *engine); /* any thread; borrows */
 
+/* --- memory
+ * -------------------------------------------------------------------------------------------- */
+
+typedef struct ic_session_config ic_session_config;
+
+/* Where a device's memory goes, in bytes; of a device that works in the host's: host alone. */
+typedef struct ic_engine_room {
+    size_t limit;   /* that may be used, all in all */
+    size_t weights; /* as the model's files have them */
+    size_t work;    /* what a step works in */
+    size_t scratch; /* of operations, with sessions like these */
+    size_t session; /* of each session: its cache with its tables, its frame's embeddings */
+    size_t host;    /* of each session in the host's memory */
+    int sessions;   /* that fit; at most as many as wanted */
+} ic_engine_room;
+/* How many sessions of this configuration the device holds beside what is there, up to `wanted`; a
+ * session that has been counted is not refused later. Owner thread, before the first session. */
+void ic_engine_fit(const ic_engine *engine, const ic_session_config *config, int wanted,
+                   ic_engine_room *room);
+
 /* --- frames: any thread
  * ------------------------------------------------------------------------------- */
 

@@ -34,6 +34,12 @@ struct ic_engine {
     void *watch_arg;
 };
 
+/* Device scratch of what both towers do, whatever sessions there are. */
+IC_MUST_CHECK int ic_engine_reserve(ic_engine *engine, ic_error *e);
+/* What operations on a session's cache will be asked for; desc is kept by reference. */
+ic_ops_bounds ic_engine_bounds(const ic_engine *engine, const struct ic_session_config *config,
+                               const ic_slab_desc *desc);
+
 ic_step *ic_step_new(const ic_engine *engine);
 void ic_step_destroy(ic_step **s_p);
 

@@ -306,6 +306,11 @@ void ic_model_destroy(ic_model **m_p)
     ic_free(m);
 }
 
+const ic_rope *ic_model_rope(const ic_model *m)
+{
+    return &m->rope;
+}
+
 /* --- the forward pass ---------------------------------------------------------------------------
  */
 

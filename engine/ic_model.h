@@ -58,6 +58,7 @@ typedef struct ic_model_batch { /* all borrowed; host memory */
 IC_MUST_CHECK int ic_model_new(ic_model **out, const ic_model_config *config, ic_params *p,
                                int rows_max, int wanted_max, ic_error *e);
 void ic_model_destroy(ic_model **m_p);
+const ic_rope *ic_model_rope(const ic_model *m); /* Borrows */
 /* IC_EDEVICE, or another failure of an operation. */
 IC_MUST_CHECK int ic_model_forward(ic_model *m, const ic_model_batch *batch);
 /* One token for each wanted row of the batch that has just gone forward with `stay`, on a device

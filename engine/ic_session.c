@@ -13,7 +13,7 @@ enum {
 /* --- memory -------------------------------------------------------------------------------------
  */
 
-static ic_slab_desc slab_desc(const ic_engine *engine, const ic_session_config *c)
+ic_slab_desc ic_session_slab_desc(const ic_engine *engine, const ic_session_config *c)
 {
     const ic_text_config *t = &engine->config.text;
     return (ic_slab_desc){.layers = t->layers,
@@ -58,10 +58,37 @@ static size_t window_bytes(const ic_engine *engine, const ic_session_config *c)
 
 size_t ic_session_memory(const ic_engine *engine, const ic_session_config *config)
 {
-    ic_slab_desc desc = slab_desc(engine, config);
+    ic_slab_desc desc = ic_session_slab_desc(engine, config);
     size_t scores = score_kind(config) ? ic_slab_score_bytes(&desc) : 0;
     return ic_slab_bytes(&desc) + level_bytes(engine, config) + seen_bytes(engine)
            + sizeof(ic_session) + scores + window_bytes(engine, config);
+}
+
+size_t ic_session_device_memory(const ic_engine *engine, const ic_session_config *config)
+{
+    enum { PIECES = 5, UNIT = 512 }; /* so many pieces of device memory, with what rounding adds */
+    ic_slab_desc desc = ic_session_slab_desc(engine, config);
+    size_t slab = ic_slab_device_bytes(engine->device, &desc);
+    return slab ? slab + level_bytes(engine, config) + window_bytes(engine, config) + PIECES * UNIT
+                : 0;
+}
+
+size_t ic_session_host_memory(const ic_engine *engine, const ic_session_config *config)
+{
+    ic_slab_desc desc = ic_session_slab_desc(engine, config);
+    size_t all = ic_session_memory(engine, config);
+    if (ic_session_device_memory(engine, config) == 0)
+        return all;
+    return all - (ic_slab_bytes(&desc) - ic_slab_table_bytes(&desc)) - level_bytes(engine, config)
+           - window_bytes(engine, config);
+}
+
+static int reserve(const ic_session *s, const ic_slab_desc *desc, ic_error *e)
+{
+    ic_ops_bounds bounds = ic_engine_bounds(s->engine, &s->config, desc);
+    int rc = ic_ops_reserve(s->engine->device, &bounds);
+    return rc ? ic_error_set(e, rc, "no device memory to work on a cache of %d slots", desc->slots)
+              : IC_OK;
 }
 
 /* --- life ---------------------------------------------------------------------------------------
@@ -129,7 +156,7 @@ int ic_session_new(ic_session **out, ic_engine *engine, const ic_session_config 
     s->seen = ic_alloc(seen_bytes(engine));
     s->answer.last = s->answer.entered = -1;
     s->clock.stride = 1;
-    ic_slab_desc desc = slab_desc(engine, config);
+    ic_slab_desc desc = ic_session_slab_desc(engine, config);
     rc = ic_slab_new(&s->slab, engine->device, &desc, e);
     if (!rc && s->config.positions == IC_POSITIONS_ORIGINAL)
         ic_slab_keep_positions(s->slab);
@@ -137,6 +164,8 @@ int ic_session_new(ic_session **out, ic_engine *engine, const ic_session_config 
         rc = make_levels(s, e);
     if (!rc)
         rc = make_scores(s, e);
+    if (!rc)
+        rc = reserve(s, &desc, e);
     if (rc)
         ic_session_destroy(&s);
     *out = s;

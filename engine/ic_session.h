@@ -22,7 +22,7 @@ typedef enum ic_frame_unit {
     IC_FRAME_WHOLE       /* the patches of a frame group stay or leave together */
 } ic_frame_unit;
 
-typedef struct ic_session_config {
+struct ic_session_config {
     char policy[24];            /* a name that ic_policy_names lists */
     int cache_tokens;           /* budget between chunks */
     int chunk_max;              /* rows of one chunk at most */
@@ -48,7 +48,7 @@ typedef struct ic_session_config {
     int frames;     /* newest groups that stay whole; 0: 4 */
     int positions;  /* ic_positions */
     int frame_unit; /* ic_frame_unit; 0 leaves it to the policy */
-} ic_session_config;
+};
 
 /* Sensible values for this model: budget cache_tokens (0: a default within the trained length). */
 void ic_session_config_default(const ic_engine *engine, int cache_tokens,

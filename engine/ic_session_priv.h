@@ -85,6 +85,11 @@ struct ic_session {
     bool loading; /* between load_state and load_finish */
 };
 
+ic_slab_desc ic_session_slab_desc(const ic_engine *engine, const ic_session_config *c);
+/* Bytes that a session takes of a device's own memory; 0: it has none. */
+size_t ic_session_device_memory(const ic_engine *engine, const ic_session_config *config);
+/* Bytes that it takes of the host's. */
+size_t ic_session_host_memory(const ic_engine *engine, const ic_session_config *config);
 int ic_session_level_count(const ic_session *s);
 int ic_session_group_tokens(const ic_engine *engine, const ic_session_config *c);
 

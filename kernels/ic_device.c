@@ -77,6 +77,11 @@ const char *ic_device_trouble(ic_device *d)
     return d->backend->trouble ? d->backend->trouble(d) : "";
 }
 
+ic_device_memory ic_device_memory_of(ic_device *d)
+{
+    return d->backend->memory ? d->backend->memory(d) : (ic_device_memory){0};
+}
+
 void *ic_device_alloc(ic_device *d, size_t bytes)
 {
     return d->backend->alloc(d, bytes);

@@ -58,6 +58,16 @@ const ic_device_info *ic_device_info_of(const ic_device *d); /* Borrows: for the
  * A device that has failed stays so. Borrows: for the device's life. */
 const char *ic_device_trouble(ic_device *d);
 
+/* Memory of a device that has its own; all 0 where it is the host's. */
+typedef struct ic_device_memory {
+    size_t limit;   /* what weights, scratch and caches may take, all in all: what was free when the
+                       device was opened, less a margin */
+    size_t used;    /* what they have taken */
+    size_t scratch; /* of that, what operations work in */
+    uint64_t taken; /* how often memory was taken, ever */
+} ic_device_memory;
+ic_device_memory ic_device_memory_of(ic_device *d); /* Any thread */
+
 /* Zeroed and prefaulted: memory that is granted is there. NULL when it is not to be had. Caller
  * owns. */
 void *ic_device_alloc(ic_device *d, size_t bytes);

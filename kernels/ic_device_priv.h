@@ -6,15 +6,33 @@
 
 #include "kernels/ic_ops.h"
 
+/* A piece of device memory, and where its bytes stand in an image. Of those in a list, each begins
+ * behind the end of the one before. */
+typedef struct ic_block {
+    char *device;
+    size_t at, bytes; /* multiples of 4 where a backend moves them itself */
+} ic_block;
+
 typedef struct ic_backend {
     void (*close)(ic_device *d);
     void *(*alloc)(ic_device *d, size_t bytes);
     void (*free)(ic_device *d, void *memory);
+    /* Of a backend with memory of its own (all three); NULL: it is the host's. */
+    ic_device_memory (*memory)(ic_device *d);
+    size_t (*reserve_bytes)(ic_device *d, const ic_ops_bounds *b);
+    int (*reserve)(ic_device *d, const ic_ops_bounds *b);
     /* Host memory that copies fastest; NULL: any does. */
     void *(*alloc_host)(ic_device *d, size_t bytes);
     void (*free_host)(ic_device *d, void *memory);
     int (*upload)(ic_device *d, void *to_device, const void *from_host, size_t bytes);
     int (*download)(ic_device *d, void *to_host, const void *from_device, size_t bytes);
+    /* Many pieces of device memory to and from one image in host memory, with what their words add
+     * to its checksum (ic_sum.h). What lies between the pieces of the image may be overwritten by
+     * the first. Any thread, beside what computes. NULL: piece by piece. */
+    int (*gather_blocks)(ic_device *d, const ic_block *blocks, int n, uint8_t *image,
+                         uint64_t *sum);
+    int (*scatter_blocks)(ic_device *d, const ic_block *blocks, int n, const uint8_t *image,
+                          uint64_t *sum);
     int (*weight_new)(ic_weight **out, ic_device *d, const void *host, ic_dtype from,
                       ic_dtype compute, int64_t out_dim, int64_t in_dim, ic_error *e);
     void (*weight_destroy)(ic_weight *w);

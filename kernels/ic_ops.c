@@ -241,6 +241,24 @@ int ic_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *
     return s->device->backend->slab_store(s, layer, appended, first, k, v);
 }
 
+static void check_bounds(const ic_ops_bounds *b)
+{
+    IC_ASSERT(b->rows >= 0 && b->drawn >= 0 && b->patches >= 0 && b->slice_rows >= 0);
+    IC_ASSERT(!b->slab || (b->heads > 0 && b->heads % b->slab->kv_heads == 0 && b->rope));
+}
+
+int ic_ops_reserve(ic_device *d, const ic_ops_bounds *b)
+{
+    check_bounds(b);
+    return d->backend->reserve ? d->backend->reserve(d, b) : 0;
+}
+
+size_t ic_ops_reserve_bytes(ic_device *d, const ic_ops_bounds *b)
+{
+    check_bounds(b);
+    return d->backend->reserve_bytes ? d->backend->reserve_bytes(d, b) : 0;
+}
+
 int ic_ops_wait(ic_device *d)
 {
     return d->backend->wait(d);

@@ -115,6 +115,33 @@ int ic_op_vision_rope(ic_device *d, const ic_patch_layout *layout, int heads, in
 int ic_op_attention_full(ic_device *d, const ic_mat *q, const ic_mat *k, const ic_mat *v,
                          const int32_t *starts, int n, int heads, float scale, ic_mat *y);
 
+/* --- scratch
+ * ----------------------------------------------------------------------------------------------
+ */
+
+/* The most that operations will be asked for; what is 0 or NULL is never asked for. */
+typedef struct ic_ops_bounds {
+    int rows;  /* of one product, whatever weights there are */
+    int drawn; /* rows of logits that one ic_op_sample draws from */
+    /* The vision tower: patches of one ic_op_attention_full, bytes of the frames of one
+     * ic_op_patchify. */
+    int patches, vision_heads, vision_dim;
+    float vision_theta;
+    size_t frame_bytes;
+    /* Attention over caches of this shape, many at once, and plans carried out in them. */
+    const ic_slab_desc *slab;
+    ic_score_kind score;
+    int heads;      /* query heads */
+    int slice_rows; /* of all slices of one call */
+    const ic_rope *rope;
+} ic_ops_bounds;
+/* Takes all scratch that operations within the bounds need, beside what earlier calls have taken,
+ * so that none of them lacks memory later. When a model is opened and when a cache is made. A
+ * device without scratch of its own does nothing. IC_ENOMEM, IC_EDEVICE. */
+IC_MUST_CHECK int ic_ops_reserve(ic_device *d, const ic_ops_bounds *b);
+/* Device memory that ic_ops_reserve would take now, at most. */
+size_t ic_ops_reserve_bytes(ic_device *d, const ic_ops_bounds *b);
+
 /* --- results
  * -----------------------------------------------------------------------------------------------
  */

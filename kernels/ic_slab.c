@@ -38,7 +38,7 @@ static size_t lay_tables(ic_slab *s, char *base)
     return at + align64(heads * slots);
 }
 
-static size_t table_bytes_of(const ic_slab_desc *desc)
+size_t ic_slab_table_bytes(const ic_slab_desc *desc)
 {
     size_t heads = (size_t)desc->layers * (size_t)desc->kv_heads, slots = (size_t)desc->slots;
     size_t words = (slots + WORD_BITS - 1) / WORD_BITS;
@@ -49,7 +49,16 @@ static size_t table_bytes_of(const ic_slab_desc *desc)
 
 size_t ic_slab_bytes(const ic_slab_desc *desc)
 {
-    return side_bytes(desc, desc->k_dtype) + side_bytes(desc, desc->v_dtype) + table_bytes_of(desc);
+    return side_bytes(desc, desc->k_dtype) + side_bytes(desc, desc->v_dtype)
+           + ic_slab_table_bytes(desc);
+}
+
+size_t ic_slab_device_bytes(const ic_device *d, const ic_slab_desc *desc)
+{
+    if (!d->backend->slab_open)
+        return 0;
+    size_t saved = align64((size_t)desc->layers * (size_t)desc->kv_heads * (size_t)desc->slots);
+    return ic_slab_bytes(desc) - saved + ic_slab_score_bytes(desc);
 }
 
 static int check_desc(const ic_slab_desc *desc, ic_error *e)
@@ -79,7 +88,7 @@ int ic_slab_new(ic_slab **out, ic_device *d, const ic_slab_desc *desc, ic_error 
     s->words = (desc->slots + WORD_BITS - 1) / WORD_BITS;
     s->v_offset = side_bytes(desc, desc->k_dtype);
     s->kv_bytes = s->v_offset + side_bytes(desc, desc->v_dtype);
-    s->table_bytes = table_bytes_of(desc);
+    s->table_bytes = ic_slab_table_bytes(desc);
     s->tables = ic_try_alloc_aligned(s->table_bytes);
     s->kv = s->tables ? ic_device_alloc(d, s->kv_bytes) : NULL;
     if (!s->kv) {

@@ -52,6 +52,10 @@ const ic_slab_desc *ic_slab_desc_of(const ic_slab *s);
 size_t ic_slab_bytes(
     const ic_slab_desc *desc); /* device memory of a slab with its tables: exact, allocated once */
 
+size_t ic_slab_table_bytes(const ic_slab_desc *desc); /* of that, the tables */
+/* Device memory of a slab on a device with memory of its own, scores included; 0 elsewhere. */
+size_t ic_slab_device_bytes(const ic_device *d, const ic_slab_desc *desc);
+
 /* Gives a slot to each of the rows in every layer and kv head, in order; lowest free slot first, so
  * that the outcome is a pure function of the history. K and V of the new rows are to be stored
  * (ic_slab_store) before they are read. IC_ELIMIT, nothing changed, when some head lacks free

@@ -5,7 +5,7 @@
 #include "kernels/ic_device_priv.h"
 
 /* What the store knows of a row's K and V. */
-enum { IC_SLAB_UNSAVED, IC_SLAB_GIVEN, IC_SLAB_SAVED };
+enum { IC_SLAB_UNSAVED, IC_SLAB_GIVEN, IC_SLAB_SAVED, IC_SLAB_TAKEN /* being loaded */ };
 
 /* Where rows go on, in a slab that keeps original positions. */
 typedef struct ic_slab_cursor {

@@ -8,7 +8,8 @@
  *   pinned << 24
  *
  * - rows: "ICSR", version, shape; then runs up to the checksum: head, first slot, count; count
- *   ordinals; count rows of K; count rows of V
+ *   ordinals; count rows of K; count rows of V. The checksum of version 2 is ic_sum.h's, so that a
+ *   device can add up the bytes that it moves; version 1, which is read, had that of the tables.
  *
  * A row in a piece counts only if the tables have that ordinal in that slot: what has been evicted
  * since is passed over, and a later piece's copy replaces an earlier one's. */
@@ -17,11 +18,14 @@
 #include "base/ic_assert.h"
 #include "base/ic_mem.h"
 #include "kernels/ic_slab_priv.h"
+#include "kernels/ic_sum.h"
 
 enum {
     MAGIC_TABLES = 0x54534349,
     MAGIC_ROWS = 0x52534349,
-    FORMAT_VERSION = 1,
+    TABLES_VERSION = 1,
+    ROWS_VERSION = 2,
+    ROWS_OLDEST = 1,
     HEADER_BYTES = 8 * 4,
     CHECKSUM_BYTES = 8,
     RUN_BYTES = 3 * 4
@@ -44,8 +48,9 @@ static uint64_t checksum(const uint8_t *data, size_t size)
 static void put_header(const ic_slab *s, uint32_t magic, ic_buf *out)
 {
     const ic_slab_desc *desc = &s->desc;
+    uint32_t version = magic == MAGIC_ROWS ? ROWS_VERSION : TABLES_VERSION;
     const uint32_t fields[] = {magic,
-                               FORMAT_VERSION,
+                               version,
                                (uint32_t)desc->layers,
                                (uint32_t)desc->kv_heads,
                                (uint32_t)desc->head_dim,
@@ -56,17 +61,22 @@ static void put_header(const ic_slab *s, uint32_t magic, ic_buf *out)
         ic_buf_u32(out, fields[i]);
 }
 
-static int check_header(const ic_slab *s, uint32_t magic, ic_cursor *in, ic_error *e)
+/* *version: of the bytes. */
+static int check_header(const ic_slab *s, uint32_t magic, ic_cursor *in, uint32_t *version,
+                        ic_error *e)
 {
+    uint32_t newest = magic == MAGIC_ROWS ? ROWS_VERSION : TABLES_VERSION;
+    uint32_t oldest = magic == MAGIC_ROWS ? ROWS_OLDEST : TABLES_VERSION;
     uint32_t got[8];
     for (int i = 0; i < 8; i++)
         got[i] = ic_cursor_u32(in);
     if (in->status || got[0] != magic)
         return ic_error_set(e, IC_EFORMAT, "these bytes are no part of a cache checkpoint");
-    if (got[1] != FORMAT_VERSION)
+    *version = got[1];
+    if (got[1] < oldest || got[1] > newest)
         return ic_error_set(e, IC_EVERSION,
-                            "cache checkpoint of format %u; this build reads format %d", got[1],
-                            FORMAT_VERSION);
+                            "cache checkpoint of format %u; this build reads format %u", got[1],
+                            newest);
     const ic_slab_desc *d = &s->desc;
     if (got[2] != (uint32_t)d->layers || got[3] != (uint32_t)d->kv_heads
         || got[4] != (uint32_t)d->head_dim || got[5] != (uint32_t)d->slots
@@ -210,7 +220,8 @@ static int load_heads(ic_slab *s, ic_cursor *in, ic_error *e)
 int ic_slab_load_tables(ic_slab *s, ic_cursor *in, ic_error *e)
 {
     size_t start = in->at;
-    int rc = check_header(s, MAGIC_TABLES, in, e);
+    uint32_t version;
+    int rc = check_header(s, MAGIC_TABLES, in, &version, e);
     if (rc)
         return rc;
     rc = ic_slab_touch(s) ? ic_error_set(e, IC_EDEVICE, "the device refused the slot tables")
@@ -239,60 +250,133 @@ static int run_length(const ic_slab *s, int head, int slot, bool all, int most)
     return length;
 }
 
-static int put_side(const ic_slab *s, const char *from, size_t bytes, ic_buf *out)
+/* Neighbouring slots of one head, and where their rows begin in the piece. */
+typedef struct run {
+    int head, slot, count;
+} run;
+
+typedef struct run_list {
+    run *runs;
+    int count, room;
+} run_list;
+
+static void add_run(run_list *l, run r)
 {
-    if (ic_buf_reserve(out, bytes))
-        return out->status;
-    int rc = ic_device_download(s->device, out->data + out->size, from, bytes);
-    if (rc == 0)
-        out->size += bytes;
-    return rc;
+    if (l->count == l->room) {
+        l->room = l->room ? 2 * l->room : 64;
+        l->runs = ic_realloc(l->runs, (size_t)l->room * sizeof *l->runs);
+    }
+    l->runs[l->count++] = r;
 }
 
-static int put_run(const ic_slab *s, int head, int slot, int count, ic_buf *out)
+static size_t k_bytes(const ic_slab *s)
 {
-    ic_buf_u32(out, (uint32_t)head);
-    ic_buf_u32(out, (uint32_t)slot);
-    ic_buf_u32(out, (uint32_t)count);
-    for (int i = 0; i < count; i++)
-        ic_buf_u32(out, ic_slab_rows_of(s, head)[slot + i].ordinal);
-    size_t elements = (size_t)count * (size_t)s->desc.head_dim;
-    int rc =
-        put_side(s, ic_slab_k_at(s, head, slot), elements * ic_dtype_size(s->desc.k_dtype), out);
-    if (rc == 0)
-        rc = put_side(s, ic_slab_v_at(s, head, slot), elements * ic_dtype_size(s->desc.v_dtype),
-                      out);
-    memset(s->saved + (int64_t)head * s->desc.slots + slot, IC_SLAB_GIVEN, (size_t)count);
-    return rc ? rc : out->status;
+    return (size_t)s->desc.head_dim * ic_dtype_size(s->desc.k_dtype);
 }
 
-int ic_slab_save_rows(const ic_slab *s, bool all, uint64_t *cursor, size_t max_bytes, ic_buf *out,
-                      bool *more)
+static size_t v_bytes(const ic_slab *s)
+{
+    return (size_t)s->desc.head_dim * ic_dtype_size(s->desc.v_dtype);
+}
+
+static size_t run_bytes(const ic_slab *s, const run *r)
+{
+    return RUN_BYTES + (size_t)r->count * (4 + row_bytes(s));
+}
+
+/* The runs of one piece of up to max_bytes; returns its size. */
+static size_t choose_runs(const ic_slab *s, bool all, uint64_t *cursor, size_t max_bytes,
+                          run_list *l)
 {
     uint64_t slots = (uint64_t)s->desc.slots, end = (uint64_t)s->heads * slots;
-    size_t start = out->size, each = row_bytes(s) + 4;
-    int rc = ic_slab_pull(s);
-    put_header(s, MAGIC_ROWS, out);
-    while (rc == 0 && out->status == 0 && *cursor < end) {
+    size_t size = HEADER_BYTES, each = row_bytes(s) + 4;
+    while (*cursor < end) {
         int head = (int)(*cursor / slots), slot = (int)(*cursor % slots);
-        size_t size = out->size - start, room = max_bytes > size ? max_bytes - size : 0;
-        bool first = size == HEADER_BYTES;
+        size_t room = max_bytes > size ? max_bytes - size : 0;
         if (run_length(s, head, slot, all, 1) == 0) {
             ++*cursor;
             continue;
         }
         size_t most = room > RUN_BYTES ? (room - RUN_BYTES) / each : 0;
-        if (most == 0 && !first)
+        if (most == 0 && l->count > 0)
             break;
         most = most == 0 ? 1 : most > slots ? slots : most;
-        int count = run_length(s, head, slot, all, (int)most);
-        rc = put_run(s, head, slot, count, out);
-        *cursor += (uint64_t)count;
+        run r = {head, slot, run_length(s, head, slot, all, (int)most)};
+        add_run(l, r);
+        size += run_bytes(s, &r);
+        *cursor += (uint64_t)r.count;
     }
-    *more = *cursor < end;
-    if (rc || out->status)
-        return rc ? rc : out->status;
-    return ic_buf_u64(out, checksum(out->data + start, out->size - start));
+    return size;
+}
+
+/* K and V of the runs to their places in the image; *sum: what they add to its checksum. */
+static int bring_rows(const ic_slab *s, const run_list *l, uint8_t *image, uint64_t *sum)
+{
+    ic_block *blocks = ic_calloc(2 * (size_t)l->count + 1, sizeof *blocks);
+    size_t at = HEADER_BYTES;
+    int rc = 0, n = 0;
+    for (int i = 0; i < l->count; i++) {
+        const run *r = &l->runs[i];
+        size_t count = (size_t)r->count;
+        at += RUN_BYTES + 4 * count;
+        blocks[n++] = (ic_block){ic_slab_k_at(s, r->head, r->slot), at, count * k_bytes(s)};
+        at += count * k_bytes(s);
+        blocks[n++] = (ic_block){ic_slab_v_at(s, r->head, r->slot), at, count * v_bytes(s)};
+        at += count * v_bytes(s);
+    }
+    if (s->device->backend->gather_blocks)
+        rc = s->device->backend->gather_blocks(s->device, blocks, n, image, sum);
+    else
+        for (int i = 0; rc == 0 && i < n; i++)
+            rc = ic_device_download(s->device, image + blocks[i].at, blocks[i].device,
+                                    blocks[i].bytes);
+    ic_free(blocks);
+    return rc;
+}
+
+/* All but K and V, around them; returns what it adds to the checksum, K and V too if no device has
+ * added them up. `out` has room for it. */
+static uint64_t put_heads(const ic_slab *s, const run_list *l, ic_buf *out)
+{
+    bool apart = s->device->backend->gather_blocks != NULL;
+    size_t start = out->size;
+    put_header(s, MAGIC_ROWS, out);
+    uint64_t sum = ic_sum_bytes(out->data + start, 0, HEADER_BYTES);
+    for (int i = 0; i < l->count; i++) {
+        const run *r = &l->runs[i];
+        size_t first = out->size - start, kv = (size_t)r->count * row_bytes(s);
+        ic_buf_u32(out, (uint32_t)r->head);
+        ic_buf_u32(out, (uint32_t)r->slot);
+        ic_buf_u32(out, (uint32_t)r->count);
+        for (int n = 0; n < r->count; n++)
+            ic_buf_u32(out, ic_slab_rows_of(s, r->head)[r->slot + n].ordinal);
+        if (apart)
+            sum += ic_sum_bytes(out->data + start, first, out->size - start);
+        out->size += kv;
+        memset(s->saved + (int64_t)r->head * s->desc.slots + r->slot, IC_SLAB_GIVEN,
+               (size_t)r->count);
+    }
+    return apart ? sum : ic_sum_bytes(out->data + start, 0, out->size - start);
+}
+
+int ic_slab_save_rows(const ic_slab *s, bool all, uint64_t *cursor, size_t max_bytes, ic_buf *out,
+                      bool *more)
+{
+    run_list l = {0};
+    uint64_t sum = 0;
+    int rc = ic_slab_pull(s);
+    size_t size = rc ? 0 : choose_runs(s, all, cursor, max_bytes, &l);
+    *more = *cursor < (uint64_t)s->heads * (uint64_t)s->desc.slots;
+    if (rc == 0)
+        rc = ic_buf_reserve(out, size + CHECKSUM_BYTES);
+    if (rc == 0)
+        rc = bring_rows(s, &l, out->data + out->size, &sum);
+    if (rc == 0) {
+        sum += put_heads(s, &l, out);
+        rc = ic_buf_u64(out, sum);
+    }
+    ic_free(l.runs);
+    return rc;
 }
 
 void ic_slab_mark_saved(ic_slab *s)
@@ -311,37 +395,100 @@ uint64_t ic_slab_row_bytes_live(const ic_slab *s)
     return rows * row_bytes(s);
 }
 
-/* Copies the rows of a run that the tables still want. */
-static int take_run(ic_slab *s, ic_cursor *in, ic_error *e)
+/* Pieces of an image that the tables want. */
+typedef struct block_list {
+    ic_block *blocks;
+    int count, room;
+} block_list;
+
+/* Behind the block before, in memory as in the image, it is one with that. */
+static void add_block(block_list *l, char *device, size_t at, size_t bytes)
+{
+    ic_block *last = l->count ? &l->blocks[l->count - 1] : NULL;
+    if (last && last->device + last->bytes == device && last->at + last->bytes == at) {
+        last->bytes += bytes;
+        return;
+    }
+    if (l->count == l->room) {
+        l->room = l->room ? 2 * l->room : 64;
+        l->blocks = ic_realloc(l->blocks, (size_t)l->room * sizeof *l->blocks);
+    }
+    l->blocks[l->count++] = (ic_block){device, at, bytes};
+}
+
+/* The rows of a run that the tables still want. */
+static int take_run(ic_slab *s, ic_cursor *in, block_list *l, ic_error *e)
 {
     uint32_t head = ic_cursor_u32(in), first = ic_cursor_u32(in), count = ic_cursor_u32(in);
     uint32_t slots = (uint32_t)s->desc.slots;
     if (in->status || head >= (uint32_t)s->heads || first >= slots || count == 0
         || count > slots - first)
         return ic_error_set(e, IC_EFORMAT, "cache rows of the checkpoint: a run out of range");
-    size_t k_bytes = (size_t)s->desc.head_dim * ic_dtype_size(s->desc.k_dtype);
-    size_t v_bytes = (size_t)s->desc.head_dim * ic_dtype_size(s->desc.v_dtype);
-    ic_cursor ordinals = *in;
-    ic_cursor_bytes(in, (size_t)count * 4);
-    const uint8_t *k = ic_cursor_bytes(in, count * k_bytes);
-    const uint8_t *v = ic_cursor_bytes(in, count * v_bytes);
+    const uint8_t *ordinals = ic_cursor_bytes(in, (size_t)count * 4);
+    size_t k = in->at, v = k + count * k_bytes(s);
+    ic_cursor_bytes(in, count * row_bytes(s));
     if (in->status)
         return ic_error_set(e, IC_EFORMAT, "cache rows of the checkpoint: cut off");
+    uint8_t *saved = s->saved + (int64_t)head * slots + first;
     for (uint32_t i = 0; i < count; i++) {
+        ic_cursor one;
+        ic_cursor_init(&one, ordinals + 4 * (size_t)i, 4);
         int slot = (int)(first + i);
-        uint32_t ordinal = ic_cursor_u32(&ordinals);
-        if (!is_live(s, (int)head, slot) || ic_slab_rows_of(s, (int)head)[slot].ordinal != ordinal)
+        bool wanted = is_live(s, (int)head, slot)
+                      && ic_slab_rows_of(s, (int)head)[slot].ordinal == ic_cursor_u32(&one);
+        saved[i] = wanted ? IC_SLAB_TAKEN : saved[i];
+        if (wanted)
+            add_block(l, ic_slab_k_at(s, (int)head, slot), k + i * k_bytes(s), k_bytes(s));
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (saved[i] != IC_SLAB_TAKEN)
             continue;
-        int rc =
-            ic_device_upload(s->device, ic_slab_k_at(s, (int)head, slot), k + i * k_bytes, k_bytes);
-        if (rc == 0)
-            rc = ic_device_upload(s->device, ic_slab_v_at(s, (int)head, slot), v + i * v_bytes,
-                                  v_bytes);
-        if (rc)
-            return ic_error_set(e, rc, "the device refused the rows of a checkpoint");
-        s->saved[(int64_t)head * slots + (uint32_t)slot] = IC_SLAB_GIVEN;
+        saved[i] = IC_SLAB_GIVEN;
+        add_block(l, ic_slab_v_at(s, (int)head, (int)(first + i)), v + i * v_bytes(s), v_bytes(s));
     }
     return 0;
+}
+
+/* The blocks of an image to their places; *sum: its checksum. */
+static int place_rows(ic_slab *s, const block_list *l, const uint8_t *image, size_t size,
+                      uint64_t *sum)
+{
+    int rc = 0;
+    size_t at = 0;
+    if (!s->device->backend->scatter_blocks) {
+        for (int i = 0; rc == 0 && i < l->count; i++)
+            rc = ic_device_upload(s->device, l->blocks[i].device, image + l->blocks[i].at,
+                                  l->blocks[i].bytes);
+        *sum = ic_sum_bytes(image, 0, size);
+        return rc;
+    }
+    rc = s->device->backend->scatter_blocks(s->device, l->blocks, l->count, image, sum);
+    for (int i = 0; i < l->count; i++) {
+        *sum += ic_sum_bytes(image, at, l->blocks[i].at);
+        at = l->blocks[i].at + l->blocks[i].bytes;
+    }
+    *sum += ic_sum_bytes(image, at, size);
+    return rc;
+}
+
+static int load_piece(ic_slab *s, ic_cursor *in, uint64_t want, ic_error *e)
+{
+    block_list l = {0};
+    uint32_t version;
+    uint64_t sum = 0;
+    int rc = check_header(s, MAGIC_ROWS, in, &version, e);
+    if (rc)
+        return rc;
+    bool damaged = version == 1 && checksum(in->data, in->size) != want;
+    while (rc == 0 && !damaged && ic_cursor_left(in) > 0)
+        rc = take_run(s, in, &l, e);
+    if (rc == 0 && !damaged && place_rows(s, &l, in->data, in->size, &sum))
+        rc = ic_error_set(e, IC_EDEVICE, "the device refused the rows of a checkpoint");
+    damaged = damaged || (version > 1 && sum != want);
+    ic_free(l.blocks);
+    if (rc == 0 && damaged)
+        rc = ic_error_set(e, IC_EFORMAT, "cache rows of the checkpoint: wrong checksum");
+    return rc;
 }
 
 int ic_slab_load_rows(ic_slab *s, const void *piece, size_t bytes, ic_error *e)
@@ -352,15 +499,8 @@ int ic_slab_load_rows(ic_slab *s, const void *piece, size_t bytes, ic_error *e)
         return ic_error_set(e, IC_EFORMAT, "cache rows of the checkpoint: cut off");
     ic_cursor in, tail;
     ic_cursor_init(&in, piece, bytes - CHECKSUM_BYTES);
-    int rc = check_header(s, MAGIC_ROWS, &in, e);
-    if (rc)
-        return rc;
     ic_cursor_init(&tail, (const uint8_t *)piece + bytes - CHECKSUM_BYTES, CHECKSUM_BYTES);
-    if (ic_cursor_u64(&tail) != checksum(piece, bytes - CHECKSUM_BYTES))
-        return ic_error_set(e, IC_EFORMAT, "cache rows of the checkpoint: wrong checksum");
-    while (rc == 0 && ic_cursor_left(&in) > 0)
-        rc = take_run(s, &in, e);
-    return rc;
+    return load_piece(s, &in, ic_cursor_u64(&tail), e);
 }
 
 int ic_slab_load_finish(ic_slab *s, ic_error *e)

@@ -81,6 +81,10 @@ typedef struct ic_cuda_device {
     int ordinal, multiprocessors;
     pthread_mutex_t lock; /* guards memory's counts, the spares and the copies' staging */
     size_t used, limit;   /* bytes given out, and what may be */
+    uint64_t taken;       /* how often memory was given out */
+    size_t deepest;       /* bytes of the longest row of a weight */
+    size_t launch_keys;   /* scratch for keys and values beyond which a launch takes no more slices
+                           */
     size_t shared_max;    /* bytes of shared memory that one block may ask for */
     bool exact;           /* config->plain_loops: f32 where 16-bit tiles would do, for tests */
     cudaStream_t stream;  /* all that computes */
@@ -95,6 +99,8 @@ typedef struct ic_cuda_device {
     ic_cuda_mail step_mail;      /* the same within a recorded step: every step begins at 0 */
     bool in_step;                /* between begin and end of a step that is recorded or replayed */
     bool replays;                /* the step's kernels are recorded already: start none */
+    char *results;               /* page-locked, IC_CUDA_RESULTS: for ic_cuda_fetch */
+    struct ic_cuda_mover *mover; /* of many pieces at once: ic_cuda_blocks.cu */
     struct ic_cuda_steps *steps; /* recorded steps: ic_cuda_step.cu */
     struct ic_cuda_ropes *ropes; /* tables of ic_cuda_rope_of */
     struct ic_cuda_lines *lines; /* angles of patches: ic_cuda_vision.cu */
@@ -123,12 +129,23 @@ void *ic_cuda_scratch(ic_cuda_device *d, enum ic_cuda_room room, size_t bytes);
 /* Sees to it that a later ic_cuda_scratch of up to so many bytes does not fail: when a model or a
  * slab is made. Any thread. IC_ENOMEM. */
 int ic_cuda_reserve(ic_cuda_device *d, enum ic_cuda_room room, size_t bytes);
+/* Device memory that this would take. */
+size_t ic_cuda_reserve_cost(ic_cuda_device *d, enum ic_cuda_room room, size_t bytes);
+ic_device_memory ic_cuda_memory_of(ic_device *d);
 
 /* Copies on the copies' stream, done on return; any thread. What this thread has started before is
  * waited for. */
 int ic_cuda_upload(ic_device *d, void *to_device, const void *from_host, size_t bytes);
 int ic_cuda_download(ic_device *d, void *to_host, const void *from_device, size_t bytes);
 int ic_cuda_wait(ic_device *d);
+/* A few bytes that the kernels before have written, for the computing thread: on its own stream, so
+ * that no session that is being saved stands in the way. */
+enum { IC_CUDA_RESULTS = 64 << 10 };
+int ic_cuda_fetch(ic_cuda_device *d, void *to_host, const void *from_device, size_t bytes);
+/* Kernels that this thread has started are done. */
+int ic_cuda_settle(ic_cuda_device *d);
+/* Page-locked memory. */
+bool ic_cuda_is_locked(const void *host);
 /* Device memory, counted; ic_cuda_alloc's is zeroed. Any thread. */
 void *ic_cuda_alloc(ic_device *d, size_t bytes);
 void ic_cuda_free(ic_device *d, void *memory);
@@ -340,6 +357,18 @@ void ic_cuda_vision_close(ic_cuda_device *d);
 /* Scratch has moved: what has been recorded points to nothing. */
 void ic_cuda_step_forget(ic_cuda_device *d);
 void ic_cuda_step_close(ic_cuda_device *d);
+
+int ic_cuda_mover_open(ic_cuda_device *d);
+void ic_cuda_mover_close(ic_cuda_device *d);
+int ic_cuda_gather_blocks(ic_device *d, const ic_block *blocks, int n, uint8_t *image,
+                          uint64_t *sum);
+int ic_cuda_scatter_blocks(ic_device *d, const ic_block *blocks, int n, const uint8_t *image,
+                           uint64_t *sum);
+/* Scratch of operations within bounds: ic_cuda_reserve.cu. */
+int ic_cuda_ops_reserve(ic_device *d, const ic_ops_bounds *b);
+size_t ic_cuda_ops_reserve_bytes(ic_device *d, const ic_ops_bounds *b);
+/* Angles of patches for frames of up to so many patches on a side. */
+int ic_cuda_vision_reach(ic_cuda_device *d, int side, int half, float theta);
 
 /* --- the operations of this backend (ic_ops.h); those on slabs: ic_cuda_slab.h
  * ------------------------

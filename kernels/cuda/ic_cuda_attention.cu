@@ -210,6 +210,28 @@ static char *lay_slice(const slab_call *c, const ic_attend_slice *s, int count, 
     return at + aligned((size_t)scoring * c->heads * sizeof(ic_cuda_stat));
 }
 
+static size_t slice_room(const slab_call *c, const ic_attend_slice *s)
+{
+    ic_cuda_slice out;
+    int count = 0;
+    for (int h = 0; h < c->kv_heads; h++) {
+        int held = ic_slab_count(s->slab, c->layer, h);
+        count = held > count ? held : count;
+    }
+    return (size_t)(lay_slice(c, s, count, NULL, &out) - (char *)NULL);
+}
+
+size_t ic_cuda_attend_room(const ic_cuda_device *d, const ic_slab_desc *desc, int heads, int rows)
+{
+    ic_dtype dtype = ic_cuda_tile_dtype(desc->k_dtype, desc->head_dim);
+    size_t row = (size_t)ic_cuda_tile_width(dtype, desc->head_dim) * ic_dtype_size(dtype);
+    size_t queries = (size_t)rows * heads * (row + sizeof(ic_cuda_stat));
+    size_t keys = 2 * aligned((size_t)desc->kv_heads * desc->slots * row);
+    size_t one = keys + queries + 2 * 256, all = IC_CUDA_SLICES * (keys + 2 * 256) + queries;
+    size_t most = all < d->launch_keys ? all : d->launch_keys;
+    return one > most ? one : most;
+}
+
 static ic_mat rows_of(const ic_mat *m, int64_t first, int rows)
 {
     ic_mat part = *m;
@@ -299,10 +321,15 @@ static int attend_slabs(ic_device *base, const ic_attend_slice *slices, int n, i
         c.stored = slices[first].slab->desc.k_dtype;
         c.dtype = ic_cuda_tile_dtype(c.stored, c.dim);
         c.wide = ic_cuda_tile_width(c.dtype, c.dim);
+        size_t room = 0;
         for (c.n = 0; first + c.n < n && c.n < IC_CUDA_SLICES
                       && slices[first + c.n].slab->desc.k_dtype == c.stored;
-             c.n++)
+             c.n++) {
+            room += slice_room(&c, &slices[first + c.n]);
+            if (c.n > 0 && room > c.d->launch_keys)
+                break;
             row += slices[first + c.n].rows;
+        }
         rc = attend_alike(&c, begin);
     }
     return rc;
@@ -356,6 +383,13 @@ static int attend_segments(ic_cuda_device *d, const ic_cuda_slice *whole, const 
             return rc;
     }
     return 0;
+}
+
+size_t ic_cuda_full_room(const ic_cuda_device *d, int64_t rows, int heads, int dim)
+{
+    ic_dtype dtype = ic_cuda_tile_dtype(d->exact ? IC_F32 : IC_F16, dim);
+    return 3
+           * aligned((size_t)rows * heads * ic_cuda_tile_width(dtype, dim) * ic_dtype_size(dtype));
 }
 
 int ic_cuda_attention_full(ic_device *base, const ic_mat *q, const ic_mat *k, const ic_mat *v,

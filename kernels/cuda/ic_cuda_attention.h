@@ -55,6 +55,11 @@ int ic_cuda_pack_slab(ic_cuda_device *d, const ic_cuda_view *view, ic_dtype stor
 
 int ic_cuda_attend(ic_cuda_device *d, const ic_cuda_batch *batch, ic_dtype dtype, int wide);
 
+/* Scratch in IC_CUDA_ROOM_KEYS: for slices of `rows` rows in all over caches of this shape, as many
+ * at once as d->launch_keys allows; and for full attention over so many patches. */
+size_t ic_cuda_attend_room(const ic_cuda_device *d, const ic_slab_desc *desc, int heads, int rows);
+size_t ic_cuda_full_room(const ic_cuda_device *d, int64_t rows, int heads, int dim);
+
 /* Scores of the keys that the slice's last stat_rows rows see, into the view's scores as its
  * score_kind says. */
 int ic_cuda_score_slice(ic_cuda_device *d, const ic_cuda_slice *slice, const ic_cuda_view *view,

@@ -366,6 +366,19 @@ static int start_plain(ic_cuda_device *d, ic_dtype dtype, const ic_cuda_decode_j
                        : start_parts<float, 4, 16, 1>(d, j, n, rope);
 }
 
+static size_t parts_bytes(int n, int heads, int dim, int count, bool sums)
+{
+    size_t places = (size_t)(count / IC_CUDA_COUNT_STEP + 2) * IC_CUDA_COUNT_STEP;
+    size_t most = (size_t)n * heads * places;
+    return most / SPLIT * (sizeof(ic_cuda_stat) + dim * sizeof(float))
+           + (sums ? most * sizeof(float) : 0);
+}
+
+size_t ic_cuda_decode_room(const ic_slab_desc *desc, int heads, bool sums)
+{
+    return parts_bytes(IC_CUDA_DECODE_SESSIONS, heads, desc->head_dim, desc->slots, sums);
+}
+
 static int decode_some(ic_cuda_device *d, const ic_slab *const *slabs, int n, int layer,
                        const ic_cuda_rope &rope, ic_cuda_decode_job j)
 {
@@ -386,10 +399,8 @@ static int decode_some(ic_cuda_device *d, const ic_slab *const *slabs, int n, in
     j.places = (count / IC_CUDA_COUNT_STEP + 1) * IC_CUDA_COUNT_STEP;
     j.splits = j.places / SPLIT;
     int64_t rows = (int64_t)n * j.heads, pieces = rows * j.splits;
-    int64_t most = rows * (j.places + IC_CUDA_COUNT_STEP);
-    size_t bytes = (size_t)(most / SPLIT) * (sizeof *j.stats + j.dim * sizeof *j.parts)
-                   + (sums ? (size_t)most * sizeof *j.scores : 0);
-    char *room = (char *)ic_cuda_scratch(d, IC_CUDA_ROOM_PARTS, bytes);
+    char *room =
+        (char *)ic_cuda_scratch(d, IC_CUDA_ROOM_PARTS, parts_bytes(n, j.heads, j.dim, count, sums));
     if (!room)
         return IC_ENOMEM;
     j.stats = (ic_cuda_stat *)(void *)room;

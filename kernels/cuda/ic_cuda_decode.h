@@ -32,6 +32,9 @@ typedef struct ic_cuda_decode_job {
     float scale; /* of scores, in powers of two; the rope's own scale is in it */
 } ic_cuda_decode_job;
 
+/* Scratch in IC_CUDA_ROOM_PARTS for as many sessions as one launch takes. */
+size_t ic_cuda_decode_room(const ic_slab_desc *desc, int heads, bool sums);
+
 /* The pieces of n sessions of a 16-bit dtype, heads of a multiple of 16: stats and parts. */
 int ic_cuda_decode_tensor(ic_cuda_device *d, ic_dtype dtype, const ic_cuda_decode_job *j, int n,
                           const ic_cuda_rope *rope);

@@ -12,6 +12,8 @@ extern "C" {
 enum {
     MARGIN_PART = 32,       /* of the free memory is left alone, */
     MARGIN_MIN = 512 << 20, /* and at least so much: modules, the library, the display */
+    KEYS_PART = 64,         /* of the limit are for keys and values of the slices of one launch, */
+    KEYS_MAX = 512 << 20,
     RING_BYTES = 64 << 20,
     CAPABILITY_MIN = 80 /* asynchronous copies and bf16 tensor cores */
 };
@@ -121,6 +123,7 @@ static void device_close(ic_device *base)
     ic_cuda_gemm_close(d);
     ic_cuda_vision_close(d);
     ic_cuda_step_close(d);
+    ic_cuda_mover_close(d);
     forget_ropes(d);
     ic_cuda_memory_close(d);
     if (d->stream)
@@ -135,10 +138,15 @@ static const ic_backend backend = {
     .close = device_close,
     .alloc = ic_cuda_alloc,
     .free = ic_cuda_free,
+    .memory = ic_cuda_memory_of,
+    .reserve_bytes = ic_cuda_ops_reserve_bytes,
+    .reserve = ic_cuda_ops_reserve,
     .alloc_host = ic_cuda_alloc_host,
     .free_host = ic_cuda_free_host,
     .upload = ic_cuda_upload,
     .download = ic_cuda_download,
+    .gather_blocks = ic_cuda_gather_blocks,
+    .scatter_blocks = ic_cuda_scatter_blocks,
     .weight_new = ic_cuda_weight_new,
     .weight_destroy = ic_cuda_weight_destroy,
     .slab_store = ic_cuda_slab_store,
@@ -224,6 +232,8 @@ static int fit_memory(ic_cuda_device *d, ic_error *e)
         return ic_error_set(e, IC_ENOMEM, "%zu of %zu MiB of device memory are free: too little",
                             free_bytes >> 20, total >> 20);
     d->limit = free_bytes - margin;
+    d->launch_keys =
+        d->limit / KEYS_PART < (size_t)KEYS_MAX ? d->limit / KEYS_PART : (size_t)KEYS_MAX;
     return 0;
 }
 
@@ -232,6 +242,7 @@ static int start(ic_cuda_device *d)
     IC_CUDA_TRY(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking));
     IC_CUDA_TRY(d, cudaStreamCreateWithFlags(&d->copies, cudaStreamNonBlocking));
     int rc = ic_cuda_memory_open(d, RING_BYTES);
+    rc = rc ? rc : ic_cuda_mover_open(d);
     return rc ? rc : ic_cuda_gemm_open(d);
 }
 

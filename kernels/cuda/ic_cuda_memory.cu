@@ -20,6 +20,7 @@ static char *take(ic_cuda_device *d, size_t bytes)
     pthread_mutex_lock(&d->lock);
     bool fits = bytes <= d->limit && all <= d->limit - d->used;
     d->used += fits ? all : 0;
+    d->taken += fits;
     pthread_mutex_unlock(&d->lock);
     if (!fits)
         return NULL;
@@ -82,13 +83,34 @@ void ic_cuda_free_host(ic_device *d, void *memory)
 
 /* --- scratch --- */
 
-int ic_cuda_reserve(ic_cuda_device *d, enum ic_cuda_room room, size_t bytes)
+size_t ic_cuda_reserve_cost(ic_cuda_device *d, enum ic_cuda_room room, size_t bytes)
 {
-    ic_cuda_region *r = &d->rooms[room];
+    const ic_cuda_region *r = &d->rooms[room];
     pthread_mutex_lock(&d->lock);
     bool enough = bytes <= r->bytes || bytes <= r->spare_bytes;
     pthread_mutex_unlock(&d->lock);
-    if (enough)
+    return enough ? 0 : rounded(bytes) + ALIGN;
+}
+
+ic_device_memory ic_cuda_memory_of(ic_device *base)
+{
+    ic_cuda_device *d = ic_cuda_of(base);
+    ic_device_memory m = {};
+    pthread_mutex_lock(&d->lock);
+    m.limit = d->limit;
+    m.used = d->used;
+    m.taken = d->taken;
+    for (int i = 0; i < IC_CUDA_ROOM_COUNT; i++)
+        m.scratch += d->rooms[i].bytes + d->rooms[i].spare_bytes;
+    m.scratch += d->ring.bytes + d->step_mail.bytes;
+    pthread_mutex_unlock(&d->lock);
+    return m;
+}
+
+int ic_cuda_reserve(ic_cuda_device *d, enum ic_cuda_room room, size_t bytes)
+{
+    ic_cuda_region *r = &d->rooms[room];
+    if (ic_cuda_reserve_cost(d, room, bytes) == 0)
         return 0;
     char *memory = take(d, bytes), *old = memory;
     if (!memory)
@@ -137,7 +159,7 @@ void *ic_cuda_scratch(ic_cuda_device *d, enum ic_cuda_room room, size_t bytes)
  * Between page-locked memory and the device directly; pageable memory goes through two page-locked
  * buffers in turn, so that the host's copy of one piece overlaps with the device's of the other. */
 
-static bool is_locked(const void *host)
+bool ic_cuda_is_locked(const void *host)
 {
     cudaPointerAttributes a;
     if (cudaPointerGetAttributes(&a, host) != cudaSuccess) {
@@ -148,7 +170,7 @@ static bool is_locked(const void *host)
 }
 
 /* Kernels that this thread has started come before its copies. */
-static int settle(ic_cuda_device *d)
+int ic_cuda_settle(ic_cuda_device *d)
 {
     if (!ic_cuda_busy)
         return 0;
@@ -218,10 +240,10 @@ static int download_pieces(ic_cuda_device *d, char *to, const char *from, size_t
 int ic_cuda_upload(ic_device *base, void *to_device, const void *from_host, size_t bytes)
 {
     ic_cuda_device *d = ic_cuda_of(base);
-    int rc = settle(d);
+    int rc = ic_cuda_settle(d);
     if (rc || bytes == 0)
         return rc;
-    if (is_locked(from_host))
+    if (ic_cuda_is_locked(from_host))
         return copy_at_once(d, to_device, from_host, bytes, cudaMemcpyHostToDevice);
     pthread_mutex_lock(&d->lock);
     rc = upload_pieces(d, (char *)to_device, (const char *)from_host, bytes);
@@ -232,14 +254,26 @@ int ic_cuda_upload(ic_device *base, void *to_device, const void *from_host, size
 int ic_cuda_download(ic_device *base, void *to_host, const void *from_device, size_t bytes)
 {
     ic_cuda_device *d = ic_cuda_of(base);
-    int rc = settle(d);
+    int rc = ic_cuda_settle(d);
     if (rc || bytes == 0)
         return rc;
-    if (is_locked(to_host))
+    if (ic_cuda_is_locked(to_host))
         return copy_at_once(d, to_host, from_device, bytes, cudaMemcpyDeviceToHost);
     pthread_mutex_lock(&d->lock);
     rc = download_pieces(d, (char *)to_host, (const char *)from_device, bytes);
     pthread_mutex_unlock(&d->lock);
+    return rc;
+}
+
+int ic_cuda_fetch(ic_cuda_device *d, void *to_host, const void *from_device, size_t bytes)
+{
+    if (bytes > IC_CUDA_RESULTS)
+        return ic_cuda_download(&d->base, to_host, from_device, bytes);
+    IC_CUDA_TRY(d,
+                cudaMemcpyAsync(d->results, from_device, bytes, cudaMemcpyDeviceToHost, d->stream));
+    int rc = ic_cuda_wait(&d->base);
+    if (rc == 0)
+        memcpy(to_host, d->results, bytes);
     return rc;
 }
 
@@ -311,6 +345,8 @@ int ic_cuda_memory_open(ic_cuda_device *d, size_t ring_bytes)
     if (rc == 0)
         rc =
             ic_cuda_check(d, cudaEventCreateWithFlags(&d->staged, cudaEventDisableTiming), "event");
+    if (rc == 0)
+        IC_CUDA_TRY(d, cudaMallocHost((void **)&d->results, IC_CUDA_RESULTS));
     for (int i = 0; rc == 0 && i < 2; i++) {
         IC_CUDA_TRY(d, cudaMallocHost((void **)&d->bounce[i], IC_CUDA_BOUNCE));
         IC_CUDA_TRY(d, cudaEventCreateWithFlags(&d->bounced[i], cudaEventDisableTiming));
@@ -326,6 +362,8 @@ void ic_cuda_memory_close(ic_cuda_device *d)
     }
     close_mail(d, &d->ring);
     close_mail(d, &d->step_mail);
+    if (d->results)
+        (void)cudaFreeHost(d->results);
     if (d->staged)
         (void)cudaEventDestroy(d->staged);
     for (int i = 0; i < 2; i++) {

@@ -270,5 +270,5 @@ int ic_cuda_sample(ic_device *base, const ic_mat *logits, const ic_draw *draws, 
     int rc = ic_cuda_launch(d, sample_rows, (unsigned)logits->rows, THREADS, 0,
                             (float *)logits->data, logits->stride, (int32_t)logits->cols,
                             scale_for(logits->cols), staged, room);
-    return rc ? rc : ic_cuda_download(base, tokens, room, bytes);
+    return rc ? rc : ic_cuda_fetch(d, tokens, room, bytes);
 }

@@ -540,6 +540,22 @@ static int sort_room_of(const ic_slab *s, const ic_plan *plan)
     return size;
 }
 
+/* Bytes of the keys that do not fit into shared memory. */
+static int64_t key_bytes(int heads, int sort_room)
+{
+    int64_t one = sort_room * (int64_t)sizeof(uint64_t);
+    return one > SORT_SHARED ? heads * one : 0;
+}
+
+size_t ic_cuda_select_room(const ic_slab_desc *desc)
+{
+    int heads = desc->layers * desc->kv_heads, room = 1;
+    while (room < desc->slots)
+        room *= 2;
+    return (size_t)(heads * scratch_bytes(desc->slots) + key_bytes(heads, room))
+           + (size_t)(heads + 1) * sizeof(int32_t);
+}
+
 static int make_job(ic_cuda_device *d, ic_slab *s, const ic_plan *plan, select_job *j)
 {
     int rc = ic_cuda_slab_view(s, -1, &j->view);
@@ -549,9 +565,7 @@ static int make_job(ic_cuda_device *d, ic_slab *s, const ic_plan *plan, select_j
     j->kv_heads = s->desc.kv_heads;
     j->sort_room = sort_room_of(s, plan);
     j->scratch_bytes = scratch_bytes(s->desc.slots);
-    int64_t scratch = s->heads * j->scratch_bytes, keys = 0;
-    if (j->sort_room * sizeof *j->keys > SORT_SHARED)
-        keys = (int64_t)s->heads * j->sort_room * (int64_t)sizeof *j->keys;
+    int64_t scratch = s->heads * j->scratch_bytes, keys = key_bytes(s->heads, j->sort_room);
     char *room = (char *)ic_cuda_scratch(d, IC_CUDA_ROOM_SCORES,
                                          (size_t)(scratch + keys)
                                              + (size_t)(s->heads + 1) * sizeof(int32_t));
@@ -568,7 +582,7 @@ static int take_counts(ic_slab *s, const select_job *j, ic_evicted *evicted)
 {
     size_t bytes = (size_t)(s->heads + 1) * sizeof(int32_t);
     int32_t *result = (int32_t *)ic_alloc(bytes);
-    int rc = ic_device_download(s->device, result, j->result, bytes);
+    int rc = ic_cuda_fetch(ic_cuda_of(s->device), result, j->result, bytes);
     for (int head = 0; rc == 0 && head < s->heads; head++) {
         int lost = s->counts[head] - result[head];
         evicted->rows += lost;

@@ -34,6 +34,9 @@ typedef struct ic_cuda_view {
 /* The layer's view, after what the host has changed has been copied. layer -1: of all heads. */
 int ic_cuda_slab_view(const ic_slab *s, int layer, ic_cuda_view *view);
 
+/* Scratch in IC_CUDA_ROOM_SCORES for any plan over a slab of this shape. */
+size_t ic_cuda_select_room(const ic_slab_desc *desc);
+
 /* Entries of the backend's table (ic_device_priv.h). */
 int ic_cuda_slab_open(ic_slab *s, ic_error *e);
 void ic_cuda_slab_close(ic_slab *s);

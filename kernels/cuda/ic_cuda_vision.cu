@@ -187,7 +187,7 @@ static void fill_lines(float *lines, int side, int half, float theta)
         }
 }
 
-static int reach(ic_cuda_device *d, int side, int half, float theta)
+int ic_cuda_vision_reach(ic_cuda_device *d, int side, int half, float theta)
 {
     if (!d->lines)
         d->lines = (struct ic_cuda_lines *)ic_alloc(sizeof *d->lines);
@@ -239,7 +239,7 @@ int ic_cuda_vision_rope(ic_device *base, const ic_patch_layout *l, int heads, in
 {
     ic_cuda_device *d = ic_cuda_of(base);
     int half = head_dim / 2;
-    int rc = reach(d, l->grid_h > l->grid_w ? l->grid_h : l->grid_w, half, theta);
+    int rc = ic_cuda_vision_reach(d, l->grid_h > l->grid_w ? l->grid_h : l->grid_w, half, theta);
     if (rc)
         return rc;
     dim3 grid(ic_cuda_blocks((int64_t)heads * half, THREADS), grid_rows(q->rows));

@@ -2,7 +2,7 @@
  * can be read at once. */
 #include "kernels/cuda/ic_cuda_product.h"
 
-enum { THREADS = 256, GRID_Y_MAX = 65535, PIECE_BYTES = 64 << 20, RESERVED_ROWS = 4096 };
+enum { THREADS = 256, GRID_Y_MAX = 65535, PIECE_BYTES = 64 << 20 };
 
 template <class From, class To>
 __global__ void convert_rows(const From *from, int64_t ldf, To *to, int64_t ldt, int64_t rows,
@@ -86,9 +86,8 @@ int ic_cuda_weight_new(ic_weight **out, ic_device *base, const void *host, ic_dt
     w->base = ic_weight{base, out_dim, in_dim, compute, bytes, bytes};
     w->data = ic_cuda_alloc(base, (size_t)bytes);
     int rc = w->data ? bring(d, w, (const char *)host, from) : IC_ENOMEM;
-    if (rc == 0) /* so that no product of a usual batch is without room later */
-        rc = ic_cuda_reserve(d, IC_CUDA_ROOM_OPERANDS,
-                             (size_t)(RESERVED_ROWS * w->stride) * ic_dtype_size(compute));
+    size_t row = (size_t)w->stride * ic_dtype_size(compute);
+    d->deepest = row > d->deepest ? row : d->deepest;
     if (rc) {
         ic_cuda_weight_destroy(&w->base);
         return ic_error_set(e, rc, "a weight of %lld MiB: %s", (long long)(bytes >> 20),

@@ -313,6 +313,87 @@ static void test_edges(void **state)
     drop_slabs();
 }
 
+/* All live rows of a slab in pieces of at most max_bytes; locked: into page-locked memory. */
+static ic_buf image_of(int d, size_t max_bytes, bool locked)
+{
+    enum { ROOM = 1 << 20 };
+    ic_buf all = {0}, piece = {0};
+    uint64_t cursor = 0;
+    bool more = true;
+    if (locked)
+        piece = (ic_buf){.data = ic_device_alloc_host(devices[d], ROOM), .capacity = ROOM};
+    while (more) {
+        piece.size = 0;
+        assert_int_equal(ic_slab_save_rows(slabs[d], true, &cursor, max_bytes, &piece, &more), 0);
+        assert_int_equal(ic_buf_append(&all, piece.data, piece.size), 0);
+    }
+    if (locked)
+        ic_device_free_host(devices[d], piece.data);
+    else
+        ic_buf_fini(&piece);
+    return all;
+}
+
+/* The same rows are the same bytes whichever device saves them, in pieces of every size, into
+ * page-locked memory or not; holes between the rows or none. */
+static void test_images(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    static const size_t sizes[] = {1, 3000, 1 << 19};
+    make_slabs(MOST, IC_SCORE_WINDOW);
+    for (int round = 0; round < 2; round++) {
+        append_random(round ? 40 : 300, true);
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            if (sizes[i] == 1 && round)
+                continue;
+            ic_buf host = image_of(0, sizes[i], false);
+            for (int locked = 0; locked < 2; locked++) {
+                ic_buf device = image_of(1, sizes[i], locked);
+                assert_int_equal(device.size, host.size);
+                assert_memory_equal(device.data, host.data, host.size);
+                ic_buf_fini(&device);
+            }
+            ic_buf_fini(&host);
+        }
+        give_scores(5, 1000); /* scattered ones leave */
+        evict(&(ic_plan){.budget = 150, .sinks = 2, .recent = 20, .scored = true}, "holes");
+    }
+    drop_slabs();
+}
+
+/* A piece that was damaged on its way, in any part of it, is refused by the device. */
+static void test_damage(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    make_slabs(100, IC_SCORE_NONE);
+    append_random(40, true);
+    ic_buf tables = {0}, rows = image_of(1, 1 << 19, false);
+    assert_int_equal(ic_slab_save_tables(slabs[1], &tables), 0);
+    for (size_t at = 0; at <= rows.size; at += 97) {
+        ic_slab *to = NULL;
+        ic_slab_desc desc = *ic_slab_desc_of(slabs[1]);
+        ic_error e = {0};
+        ic_cursor in;
+        ic_assert_ok(ic_slab_new(&to, devices[1], &desc, &e), &e);
+        ic_cursor_init(&in, tables.data, tables.size);
+        ic_assert_ok(ic_slab_load_tables(to, &in, &e), &e);
+        if (at)
+            rows.data[rows.size - at] ^= 4;
+        int rc = ic_slab_load_rows(to, rows.data, rows.size, &e);
+        if (at)
+            rows.data[rows.size - at] ^= 4;
+        assert_int_equal(rc != 0, at > 0);
+        ic_slab_destroy(&to);
+    }
+    ic_buf_fini(&rows);
+    ic_buf_fini(&tables);
+    drop_slabs();
+}
+
 /* A slab that one device has saved, piece by piece between changes, the other one loads. */
 static void test_checkpoints(void **state)
 {
@@ -373,6 +454,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_frames, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_unordered_groups, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_edges, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_images, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_damage, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_checkpoints, open_devices, close_devices),
     };
     return ic_test_cuda_is_there() ? IC_TEST_RUN(tests) : IC_TEST_SKIPPED;

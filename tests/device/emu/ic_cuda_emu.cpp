@@ -532,6 +532,14 @@ struct allocation {
     size_t bytes;
 };
 std::vector<allocation> allocations;
+std::vector<allocation> locked; /* page-locked host memory */
+
+/* IC_EMU_MIB, or 2 GiB. */
+size_t memory_bytes()
+{
+    const char *mib = getenv("IC_EMU_MIB");
+    return (size_t)(mib ? atoi(mib) : 2048) << 20;
+}
 
 } // namespace
 
@@ -566,12 +574,28 @@ cudaError_t cudaFree(void *memory)
 cudaError_t cudaMallocHost(void **out, size_t bytes)
 {
     *out = malloc(bytes ? bytes : 1);
+    if (*out)
+        locked.push_back(allocation{*out, (char *)*out, bytes});
     return *out ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFreeHost(void *memory)
 {
+    for (size_t i = 0; i < locked.size(); i++)
+        if (locked[i].user == memory) {
+            locked.erase(locked.begin() + (long)i);
+            break;
+        }
     free(memory);
+    return cudaSuccess;
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, const void *at)
+{
+    out->type = cudaMemoryTypeUnregistered;
+    for (const allocation &a : locked)
+        if ((const char *)at >= a.map && (const char *)at < a.map + a.bytes)
+            out->type = cudaMemoryTypeHost;
     return cudaSuccess;
 }
 
@@ -579,7 +603,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int)
 {
     memset(out, 0, sizeof *out);
     strcpy(out->name, "none: kernels are emulated on the CPU");
-    out->totalGlobalMem = (size_t)2 << 30;
+    out->totalGlobalMem = memory_bytes();
     out->sharedMemPerBlockOptin = 227 << 10;
     out->major = 9;
     out->multiProcessorCount = 4;
@@ -589,7 +613,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int)
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
-    *free_bytes = *total = (size_t)2 << 30;
+    *free_bytes = *total = memory_bytes();
     return cudaSuccess;
 }
 

@@ -153,11 +153,7 @@ typedef enum cudaMemoryType {
 struct cudaPointerAttributes {
     cudaMemoryType type;
 };
-static inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, const void *)
-{
-    out->type = cudaMemoryTypeUnregistered;
-    return cudaSuccess;
-}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, const void *at);
 static inline cudaError_t cudaRuntimeGetVersion(int *out)
 {
     *out = 0;

@@ -1,0 +1,210 @@
+/* The engine on the CUDA device: its memory is fitted at the start, and no step takes more; a
+ * session that one device has suspended, the other resumes. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/ic_mem.h"
+#include "engine/ic_session_priv.h"
+#include "ic_test_cuda.h"
+#include "ic_test_session.h"
+
+enum { ANSWER = 10, PIECE = 3000, BUDGET = 48 };
+
+static ic_grid grid;
+
+static ic_engine *open_on(const char *device)
+{
+    ic_error e = {0};
+    setenv("INFCHAT_TEST_DEVICE", device, 1);
+    ic_engine *engine = ic_test_engine("gqa2_tied_f32", "f32", 1);
+    ic_test_engine_never_stop(engine);
+    ic_assert_ok(ic_engine_grid(engine, 48, 32, 0, true, &grid, &e), &e);
+    return engine;
+}
+
+static void queue_turn(ic_session *s, int turn)
+{
+    ic_error e = {0};
+    ic_sampling greedy = ic_test_greedy(ANSWER);
+    for (int i = 0; i < 4; i++) {
+        ic_frame *f = ic_test_frame(&grid, 4 * turn + i, (4 * turn + i) * 500000);
+        ic_assert_ok(ic_session_frame(s, &f, &grid, &e), &e);
+    }
+    ic_assert_ok(ic_session_ask(s, turn ? "And now?" : "What did you see?", &greedy, &e), &e);
+}
+
+/* Steps the session until it has given `tokens` more, or nothing is left to do; returns those. */
+static int step_on(ic_engine *engine, ic_session *s, int32_t *tokens, int most)
+{
+    int count = 0;
+    while (count < most && ic_session_is_ready(s)) {
+        ic_error e = {0};
+        ic_slice slice = {.session = s, .max_rows = 40};
+        ic_assert_ok(ic_engine_step(engine, &slice, 1, &e), &e);
+        assert_int_not_equal(slice.progress, IC_PROGRESS_FAILED);
+        if (slice.progress == IC_PROGRESS_TOKEN)
+            tokens[count++] = slice.token;
+    }
+    return count;
+}
+
+/* --- memory --- */
+
+/* From a session's creation on, frames, prompts, answers and evictions take no device memory, under
+ * any policy. */
+static void steps_take_no_memory(void **state)
+{
+    (void)state;
+    static const char *const policies[] = {"saddle", "h2o", "recent-frames"};
+    ic_engine *engine = open_on("cuda");
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
+        int32_t tokens[2 * ANSWER];
+        ic_session *s = ic_test_session(engine, policies[i], BUDGET);
+        uint64_t taken = ic_device_memory_of(engine->device).taken;
+        for (int turn = 0; turn < 2; turn++) {
+            queue_turn(s, turn);
+            assert_int_equal(step_on(engine, s, tokens, 2 * ANSWER), ANSWER);
+        }
+        ic_session_stats stats;
+        ic_session_stats_of(s, &stats);
+        assert_true(stats.evicted_tokens > 0);
+        assert_int_equal(ic_device_memory_of(engine->device).taken, taken);
+        ic_session_destroy(&s);
+    }
+    ic_engine_close(&engine);
+}
+
+/* As many sessions as the fit has counted can be made; hardly one more; and with the memory full
+ * they work. (On a GPU that is too large for this, the fit gives what was wanted.) */
+static void fit_is_kept(void **state)
+{
+    (void)state;
+    enum { WANTED = 400, TOKENS = 3000 };
+    setenv("IC_EMU_MIB", "1100", 1);
+    ic_engine *engine = open_on("cuda");
+    ic_session_config config;
+    ic_engine_room room;
+    ic_error e = {0};
+    ic_session_config_default(engine, TOKENS, &config);
+    ic_engine_fit(engine, &config, WANTED, &room);
+    printf("  %zu to use: weights %zu, work %zu, scratch %zu, %d sessions of %zu (and %zu of the "
+           "host's)\n",
+           room.limit, room.weights, room.work, room.scratch, room.sessions, room.session,
+           room.host);
+    assert_true(room.sessions > 0 && room.sessions <= WANTED);
+    assert_true(room.weights + room.work + room.scratch + (size_t)room.sessions * room.session
+                <= room.limit);
+    ic_session **all = ic_calloc((size_t)room.sessions + 2, sizeof(ic_session *));
+    for (int i = 0; i < room.sessions; i++)
+        ic_assert_ok(ic_session_new(&all[i], engine, &config, &e), &e);
+    int more = 0; /* rounding may leave room for one */
+    while (room.sessions < WANTED && more < 2
+           && ic_session_new(&all[room.sessions + more], engine, &config, &e) == 0)
+        more++;
+    assert_true(room.sessions == WANTED || (more < 2 && strstr(e.text, "memory")));
+    assert_true(!IC_TEST_EMULATED || room.sessions < WANTED);
+    int32_t tokens[ANSWER];
+    queue_turn(all[room.sessions / 2], 0);
+    assert_int_equal(step_on(engine, all[room.sessions / 2], tokens, ANSWER), ANSWER);
+    for (int i = 0; i < room.sessions + more; i++)
+        ic_session_destroy(&all[i]);
+    ic_free(all);
+    ic_engine_close(&engine);
+    unsetenv("IC_EMU_MIB");
+}
+
+/* A device that works in the host's memory holds what is wanted. */
+static void host_memory_is_no_limit(void **state)
+{
+    (void)state;
+    ic_engine *engine = open_on("cpu");
+    ic_session_config config;
+    ic_engine_room room;
+    ic_session_config_default(engine, 100, &config);
+    ic_engine_fit(engine, &config, 7, &room);
+    assert_int_equal(room.sessions, 7);
+    assert_int_equal(room.limit, 0);
+    assert_int_equal(room.host, ic_session_memory(engine, &config));
+    ic_engine_close(&engine);
+}
+
+/* --- suspend and resume --- */
+
+/* All live rows, as one piece after the other. */
+static void save_rows(ic_session *s, ic_buf *out)
+{
+    uint64_t cursor = 0;
+    bool more = true;
+    while (more)
+        assert_int_equal(ic_session_save_rows(s, true, &cursor, PIECE, out, &more), 0);
+}
+
+static ic_session *resume(ic_engine *engine, const char *policy, ic_session *from)
+{
+    ic_session *s = ic_test_session(engine, policy, BUDGET);
+    ic_buf state = {0}, piece = {0};
+    ic_error e = {0};
+    uint64_t cursor = 0;
+    bool more = true;
+    ic_assert_ok(ic_session_save_state(from, &state, &e), &e);
+    ic_assert_ok(ic_session_load_state(s, state.data, state.size, &e), &e);
+    while (more) {
+        piece.size = 0;
+        assert_int_equal(ic_session_save_rows(from, true, &cursor, PIECE, &piece, &more), 0);
+        ic_assert_ok(ic_session_load_rows(s, piece.data, piece.size, &e), &e);
+    }
+    ic_assert_ok(ic_session_load_finish(s, &e), &e);
+    ic_buf_fini(&state);
+    ic_buf_fini(&piece);
+    return s;
+}
+
+/* Suspended in the middle of an answer on one device and resumed on the other, a session has the
+ * same rows to the bit, and goes on with the tokens that it would have given. */
+static void check_move(ic_engine *from, ic_engine *to, const char *policy)
+{
+    int32_t stayed[3 * ANSWER], moved[3 * ANSWER];
+    ic_session *s = ic_test_session(from, policy, BUDGET);
+    queue_turn(s, 0);
+    assert_int_equal(step_on(from, s, stayed, ANSWER / 2), ANSWER / 2);
+    ic_session *t = resume(to, policy, s);
+    ic_buf rows[2] = {{0}, {0}};
+    save_rows(s, &rows[0]);
+    save_rows(t, &rows[1]);
+    assert_int_equal(rows[0].size, rows[1].size);
+    assert_memory_equal(rows[0].data, rows[1].data, rows[0].size);
+    int n = step_on(from, s, stayed, 3 * ANSWER), m = step_on(to, t, moved, 3 * ANSWER);
+    queue_turn(s, 1);
+    queue_turn(t, 1);
+    n += step_on(from, s, stayed + n, ANSWER);
+    m += step_on(to, t, moved + m, ANSWER);
+    assert_int_equal(n, ANSWER + ANSWER / 2);
+    assert_int_equal(m, n);
+    assert_memory_equal(stayed, moved, (size_t)n * sizeof *stayed);
+    for (int i = 0; i < 2; i++)
+        ic_buf_fini(&rows[i]);
+    ic_session_destroy(&s);
+    ic_session_destroy(&t);
+}
+
+static void sessions_move_between_devices(void **state)
+{
+    (void)state;
+    ic_engine *cuda = open_on("cuda"), *cpu = open_on("cpu");
+    check_move(cuda, cpu, "saddle");
+    check_move(cpu, cuda, "saddle");
+    check_move(cuda, cpu, "streaming");
+    ic_engine_close(&cuda);
+    ic_engine_close(&cpu);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(host_memory_is_no_limit),
+        cmocka_unit_test(steps_take_no_memory),
+        cmocka_unit_test(fit_is_kept),
+        cmocka_unit_test(sessions_move_between_devices),
+    };
+    return ic_test_cuda_is_there() ? IC_TEST_RUN(tests) : IC_TEST_SKIPPED;
+}
