@@ -356,7 +356,6 @@ int ic_engine_clip_grid(const ic_engine *engine, int width, int height, int fram
 int ic_engine_fit_frame(const ic_engine *engine, ic_frame *frame, const ic_grid *grid,
                         ic_frame **out, ic_error *e)
 {
-    (void)engine;
     *out = NULL;
     if (frame->width == grid->width && frame->height == grid->height) {
         *out = ic_frame_ref(frame);
@@ -366,8 +365,8 @@ int ic_engine_fit_frame(const ic_engine *engine, ic_frame *frame, const ic_grid 
     if (!fitted)
         return ic_error_set(e, IC_ENOMEM, "no memory for a frame of %d x %d", grid->width,
                             grid->height);
-    int rc = ic_resize_rgb(frame->rgb, frame->width, frame->height, fitted->rgb, fitted->width,
-                           fitted->height, e);
+    int rc = ic_device_resize_rgb(engine->device, frame->rgb, frame->width, frame->height,
+                                  fitted->rgb, fitted->width, fitted->height, e);
     if (rc) {
         ic_frame_unref(&fitted);
         return rc;

@@ -1,6 +1,8 @@
 /* A device's memory: what the model's work takes of it, and how many sessions the rest holds. */
 #include "engine/ic_session_priv.h"
 
+enum { PICTURE_BYTES = 3840 * 2160 * 3 }; /* larger ones are resized by the host */
+
 int ic_engine_reserve(ic_engine *engine, ic_error *e)
 {
     const ic_vision_config *v = &engine->config.vision;
@@ -13,7 +15,8 @@ int ic_engine_reserve(ic_engine *engine, ic_error *e)
                             .vision_dim = v->hidden / v->heads,
                             .vision_theta = (float)v->rope_theta,
                             .frame_bytes = (size_t)v->temporal * (size_t)patches * (size_t)v->patch
-                                           * (size_t)v->patch * 3};
+                                           * (size_t)v->patch * 3,
+                            .picture_bytes = PICTURE_BYTES};
     int rc = ic_ops_reserve(engine->device, &bounds);
     return rc ? ic_error_set(e, rc, "no device memory for frames of %d patches", patches) : IC_OK;
 }

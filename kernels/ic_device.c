@@ -5,6 +5,7 @@
 #include "base/ic_assert.h"
 #include "base/ic_mem.h"
 #include "kernels/ic_device_priv.h"
+#include "kernels/ic_resize.h"
 
 static const struct {
     const char *name;
@@ -91,6 +92,14 @@ void ic_device_free(ic_device *d, void *memory)
 {
     if (memory)
         d->backend->free(d, memory);
+}
+
+int ic_device_resize_rgb(ic_device *d, const uint8_t *src, int sw, int sh, uint8_t *dst, int dw,
+                         int dh, ic_error *e)
+{
+    if (d->backend->resize_rgb && d->backend->resize_rgb(d, src, sw, sh, dst, dw, dh) == 0)
+        return 0;
+    return ic_resize_rgb(src, sw, sh, dst, dw, dh, e);
 }
 
 void *ic_device_alloc_host(ic_device *d, size_t bytes)

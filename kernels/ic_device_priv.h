@@ -33,6 +33,9 @@ typedef struct ic_backend {
                          uint64_t *sum);
     int (*scatter_blocks)(ic_device *d, const ic_block *blocks, int n, const uint8_t *image,
                           uint64_t *sum);
+    /* Anything but 0: not here, the host is to do it. NULL: never here. Any thread. */
+    int (*resize_rgb)(ic_device *d, const uint8_t *src, int sw, int sh, uint8_t *dst, int dw,
+                      int dh);
     int (*weight_new)(ic_weight **out, ic_device *d, const void *host, ic_dtype from,
                       ic_dtype compute, int64_t out_dim, int64_t in_dim, ic_error *e);
     void (*weight_destroy)(ic_weight *w);

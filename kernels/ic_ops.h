@@ -128,6 +128,7 @@ typedef struct ic_ops_bounds {
     int patches, vision_heads, vision_dim;
     float vision_theta;
     size_t frame_bytes;
+    size_t picture_bytes; /* of a picture that the device resizes, before and after */
     /* Attention over caches of this shape, many at once, and plans carried out in them. */
     const ic_slab_desc *slab;
     ic_score_kind score;

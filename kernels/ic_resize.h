@@ -14,10 +14,16 @@
 #include <stdint.h>
 
 #include "base/ic_err.h"
+#include "kernels/ic_device.h"
 
 /* src [sh, sw, 3] -> dst [dh, dw, 3], rows without padding. Borrows both; pure; thread-safe.
  * IC_EINVAL for sides outside 1..16384, IC_ENOMEM. */
 IC_MUST_CHECK int ic_resize_rgb(const uint8_t *src, int sw, int sh, uint8_t *dst, int dw, int dh,
                                 ic_error *e);
+
+/* The same bits, by the device where it can (a GPU, and pictures within ic_ops_bounds.picture_bytes
+ * on their way), beside what it computes; else as above. Any thread. */
+IC_MUST_CHECK int ic_device_resize_rgb(ic_device *d, const uint8_t *src, int sw, int sh,
+                                       uint8_t *dst, int dw, int dh, ic_error *e);
 
 #endif

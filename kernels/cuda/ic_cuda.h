@@ -101,11 +101,12 @@ typedef struct ic_cuda_device {
     bool replays;                /* the step's kernels are recorded already: start none */
     char *results;               /* page-locked, IC_CUDA_RESULTS: for ic_cuda_fetch */
     struct ic_cuda_mover *mover; /* of many pieces at once: ic_cuda_blocks.cu */
-    struct ic_cuda_steps *steps; /* recorded steps: ic_cuda_step.cu */
-    struct ic_cuda_ropes *ropes; /* tables of ic_cuda_rope_of */
-    struct ic_cuda_lines *lines; /* angles of patches: ic_cuda_vision.cu */
-    struct ic_cuda_plans *plans; /* which algorithm for which shape: ic_cuda_gemm.cu */
-    char trouble[256];           /* the first failure, in words; "": none */
+    struct ic_cuda_resizer *resizer; /* pictures on their way: ic_cuda_resize.cu */
+    struct ic_cuda_steps *steps;     /* recorded steps: ic_cuda_step.cu */
+    struct ic_cuda_ropes *ropes;     /* tables of ic_cuda_rope_of */
+    struct ic_cuda_lines *lines;     /* angles of patches: ic_cuda_vision.cu */
+    struct ic_cuda_plans *plans;     /* which algorithm for which shape: ic_cuda_gemm.cu */
+    char trouble[256];               /* the first failure, in words; "": none */
 } ic_cuda_device;
 
 static inline ic_cuda_device *ic_cuda_of(ic_device *d)
@@ -364,6 +365,12 @@ int ic_cuda_gather_blocks(ic_device *d, const ic_block *blocks, int n, uint8_t *
                           uint64_t *sum);
 int ic_cuda_scatter_blocks(ic_device *d, const ic_block *blocks, int n, const uint8_t *image,
                            uint64_t *sum);
+/* Room for pictures of up to so many bytes; and what it would take. */
+int ic_cuda_resizer_reserve(ic_cuda_device *d, size_t picture_bytes);
+size_t ic_cuda_resizer_cost(const ic_cuda_device *d, size_t picture_bytes);
+void ic_cuda_resizer_close(ic_cuda_device *d);
+int ic_cuda_resize_rgb(ic_device *d, const uint8_t *src, int sw, int sh, uint8_t *dst, int dw,
+                       int dh);
 /* Scratch of operations within bounds: ic_cuda_reserve.cu. */
 int ic_cuda_ops_reserve(ic_device *d, const ic_ops_bounds *b);
 size_t ic_cuda_ops_reserve_bytes(ic_device *d, const ic_ops_bounds *b);

@@ -124,6 +124,7 @@ static void device_close(ic_device *base)
     ic_cuda_vision_close(d);
     ic_cuda_step_close(d);
     ic_cuda_mover_close(d);
+    ic_cuda_resizer_close(d);
     forget_ropes(d);
     ic_cuda_memory_close(d);
     if (d->stream)
@@ -147,6 +148,7 @@ static const ic_backend backend = {
     .download = ic_cuda_download,
     .gather_blocks = ic_cuda_gather_blocks,
     .scatter_blocks = ic_cuda_scatter_blocks,
+    .resize_rgb = ic_cuda_resize_rgb,
     .weight_new = ic_cuda_weight_new,
     .weight_destroy = ic_cuda_weight_destroy,
     .slab_store = ic_cuda_slab_store,

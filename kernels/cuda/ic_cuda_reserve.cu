@@ -37,7 +37,7 @@ size_t ic_cuda_ops_reserve_bytes(ic_device *base, const ic_ops_bounds *b)
 {
     ic_cuda_device *d = ic_cuda_of(base);
     rooms r = rooms_of(d, b);
-    size_t sum = b->rope ? SMALL : 0;
+    size_t sum = (b->rope ? SMALL : 0) + ic_cuda_resizer_cost(d, b->picture_bytes);
     for (int i = 0; i < IC_CUDA_ROOM_COUNT; i++)
         sum += ic_cuda_reserve_cost(d, (enum ic_cuda_room)i, r.bytes[i]);
     return sum;
@@ -55,5 +55,5 @@ int ic_cuda_ops_reserve(ic_device *base, const ic_ops_bounds *b)
         rc = ic_cuda_rope_of(d, b->rope, &rope);
     if (rc == 0 && b->patches > 0)
         rc = ic_cuda_vision_reach(d, b->patches, b->vision_dim / 2, b->vision_theta);
-    return rc;
+    return rc ? rc : ic_cuda_resizer_reserve(d, b->picture_bytes);
 }
