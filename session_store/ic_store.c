@@ -188,6 +188,7 @@ static int identify(ic_store *s, bool *is_new, int *format, ic_error *e)
         rc = pragma_get(s, "PRAGMA page_size", &page, e);
     if (rc)
         return rc;
+    s->page_bytes = (int)page;
     *is_new = application == 0 && version == 0 && tables == 0;
     *format = (int)(version > 0 && version <= IC_STORE_FORMAT ? version : 0);
     if (*is_new)
@@ -202,7 +203,7 @@ static int identify(ic_store *s, bool *is_new, int *format, ic_error *e)
                             "store: %s has format %lld, made by a newer infchat; this one reads up "
                             "to %d. It was left as it is: run the newer one",
                             s->path, (long long)version, IC_STORE_FORMAT);
-    if (version < 1 || page != IC_STORE_PAGE_BYTES)
+    if (version < 1 || page < IC_STORE_PAGE_LEAST)
         return ic_error_set(e, IC_EFORMAT,
                             "store: %s has format %lld and pages of %lld bytes, "
                             "which no infchat made; restore a backup",
@@ -234,18 +235,31 @@ static int on_commit(void *arg, sqlite3 *db, const char *name, int pages)
     (void)db, (void)name;
     ic_store *s = arg;
     s->commits++;
-    s->wal_pages = pages;
+    s->wal_bytes = (int64_t)pages * s->page_bytes;
     return SQLITE_OK;
+}
+
+/* What is settled before the first table; the file of a creation that was cut off may have its page
+ * size already. */
+static int settle_page_size(ic_store *s, const ic_store_config *config, ic_error *e)
+{
+    int64_t page = 0;
+    char text[96];
+    snprintf(text, sizeof text, "PRAGMA page_size=%d; PRAGMA auto_vacuum=INCREMENTAL;",
+             config->page_bytes ? config->page_bytes : IC_STORE_PAGE_BYTES);
+    int rc = execute(s, text, e);
+    if (!rc)
+        rc = pragma_get(s, "PRAGMA page_size", &page, e);
+    s->page_bytes = (int)page;
+    return rc;
 }
 
 static int apply_settings(ic_store *s, const ic_store_config *config, bool is_new, ic_error *e)
 {
     int64_t cache = (int64_t)(config->cache_bytes ? config->cache_bytes : (16u << 20)) / 1024;
-    int64_t pages = config->limit_bytes / IC_STORE_PAGE_BYTES;
     char text[256];
-    int rc = IC_OK;
-    if (is_new)
-        rc = execute(s, "PRAGMA page_size=65536; PRAGMA auto_vacuum=INCREMENTAL;", e);
+    int rc = is_new ? settle_page_size(s, config, e) : IC_OK;
+    int64_t pages = config->limit_bytes / (s->page_bytes ? s->page_bytes : 1);
     if (!rc)
         rc = execute(s,
                      "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=FAST;"
@@ -315,6 +329,11 @@ int ic_store_open(ic_store **s_p, const ic_store_config *config, ic_error *e)
     *s_p = NULL;
     if (!config->path || !config->path[0])
         return ic_error_set(e, IC_EINVAL, "store: no file was named");
+    if (config->page_bytes
+        && (config->page_bytes < IC_STORE_PAGE_LEAST || config->page_bytes > IC_STORE_PAGE_MOST
+            || (config->page_bytes & (config->page_bytes - 1))))
+        return ic_error_set(e, IC_EINVAL, "store: pages of %d bytes: a power of two from %d to %d",
+                            config->page_bytes, IC_STORE_PAGE_LEAST, IC_STORE_PAGE_MOST);
     ic_store *s = ic_alloc(sizeof *s);
     s->lock_fd = -1;
     s->busy_timeout_ms = config->busy_timeout_ms ? config->busy_timeout_ms : 5000;

@@ -1,5 +1,5 @@
 /* ic_store: durable sessions in one SQLite file. It knows ids, numbered records and opaque bytes
- * with a version; it knows nothing of models. The format is docs/store-format.md, version 2.
+ * with a version; it knows nothing of models. The format is docs/store-format.md, version 3.
  *
  * One handle, one owner thread (the store actor's); nothing here locks. All SQL text is inside.
  * Every call that changes something is durable when it returns (WAL, synchronous=FULL), except
@@ -25,7 +25,7 @@
 #include "base/ic_err.h"
 
 enum {
-    IC_STORE_FORMAT = 2,                   /* the schema this build writes (user_version) */
+    IC_STORE_FORMAT = 3,                   /* the schema this build writes (user_version) */
     IC_STORE_ID_CHARS = 26,                /* a session id: 128 random bits, base32 lower case */
     IC_STORE_OWNER_MAX = 63,               /* bytes */
     IC_STORE_TITLE_MAX = 255,              /* bytes */
@@ -48,6 +48,7 @@ typedef struct ic_store_config {
     size_t cache_bytes;  /* page cache; 0: 16 MiB */
     int64_t limit_bytes; /* size the file may grow to; 0: none */
     bool must_exist;     /* a store that is not there is not made: IC_ENOTFOUND */
+    int page_bytes;      /* of a store that is made: 4096 to 65536; 0: 16384 */
     const char *vfs;     /* name of a SQLite VFS, for tests; NULL: the system's */
 } ic_store_config;
 

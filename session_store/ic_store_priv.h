@@ -8,9 +8,11 @@
 
 enum {
     IC_STORE_APPLICATION_ID = 0x49436874, /* "ICht" */
-    IC_STORE_PAGE_BYTES = 65536,
-    IC_STORE_WAL_SOON = 128, /* pages of log after which bulk writers and idle time move it */
-    IC_STORE_WAL_MUST = 512  /* pages after which the next commit moves it */
+    IC_STORE_PAGE_BYTES = 16384,          /* of new stores; those of formats 1 and 2 have 65536 */
+    IC_STORE_PAGE_LEAST = 4096,           /* smaller ones no infchat makes */
+    IC_STORE_PAGE_MOST = 65536,           /* SQLite's largest */
+    IC_STORE_WAL_SOON = 8 << 20,          /* bytes of log that bulk writers and idle time move */
+    IC_STORE_WAL_MUST = 32 << 20          /* bytes that the next commit moves */
 };
 
 extern const char ic_store_schema_v1[];
@@ -28,6 +30,7 @@ enum ic_store_sql {
 struct ic_store {
     sqlite3 *db;
     char *path;
+    int page_bytes;                         /* this file's */
     int lock_fd;                            /* holds "<path>.lock"; -1: not held */
     sqlite3_stmt *statements[IC_SQL_COUNT]; /* prepared at first use */
     int busy_timeout_ms;
@@ -35,7 +38,7 @@ struct ic_store {
     ic_error doomed; /* code != 0: the open batch can only be rolled back, for this reason */
     uint64_t commits;
     int query_code;           /* why the last ic_store_query gave NULL */
-    int wal_pages;            /* in the log after the last commit */
+    int64_t wal_bytes;        /* in the log after the last commit */
     bool shrink_wanted;       /* a deletion left pages that maintain is to give back */
     ic_buf result;            /* backs ic_store_request.result */
     ic_store_writer *writers; /* open ones */
@@ -70,8 +73,8 @@ int ic_store_begin(ic_store *s, ic_error *e);
 int ic_store_end(ic_store *s, int rc, ic_error *e);
 /* IC_EINVAL when a batch is open. */
 int ic_store_no_batch(ic_store *s, const char *what, ic_error *e);
-/* Moves the log into the file when it has `pages` or more. */
-int ic_store_move_log(ic_store *s, int pages, ic_error *e);
+/* Moves the log into the file when it has `bytes` or more. */
+int ic_store_move_log(ic_store *s, int64_t bytes, ic_error *e);
 
 /* Registers ic_sum(), by which statements make and compare row checksums. SQLite's result. */
 int ic_store_add_functions(ic_store *s);

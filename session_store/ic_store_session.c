@@ -109,9 +109,10 @@ int ic_store_session_create(ic_store *s, const char *owner, const char *title, i
                             char id[IC_STORE_ID_CHARS + 1], ic_error *e)
 {
     int rc = check_owner(owner, e);
-    return rc ? rc
-              : add_session(s, owner, title, created_us, config_version, config, config_bytes, id,
-                            e);
+    if (!rc)
+        rc = add_session(s, owner, title, created_us, config_version, config, config_bytes, id, e);
+    ic_failpoint(IC_FAIL_session_create);
+    return rc;
 }
 
 static int not_found(const char *id, ic_error *e)

@@ -9,7 +9,7 @@
 #include "base/ic_mem.h"
 
 enum {
-    VACUUM_PAGES = 64,           /* 4 MiB at a time: about as long as an append may wait */
+    VACUUM_BYTES = 4 << 20,      /* at a time: about as long as an append may wait */
     FREE_KEPT = 64 * 1024 * 1024 /* bytes of free pages that are kept for what comes next */
 };
 
@@ -64,8 +64,8 @@ int ic_store_sizes_all(ic_store *s, ic_store_sizes *sizes, ic_error *e)
         rc = pragma_int(s, "PRAGMA page_count", &pages, e);
     if (!rc)
         rc = pragma_int(s, "PRAGMA freelist_count", &unused, e);
-    sizes->total = pages * IC_STORE_PAGE_BYTES + log_bytes(s);
-    sizes->free = unused * IC_STORE_PAGE_BYTES;
+    sizes->total = pages * s->page_bytes + log_bytes(s);
+    sizes->free = unused * s->page_bytes;
     return rc;
 }
 
@@ -75,7 +75,7 @@ int ic_store_used_bytes(ic_store *s, int64_t *bytes, ic_error *e)
     int rc = pragma_int(s, "PRAGMA page_count", &pages, e);
     if (!rc)
         rc = pragma_int(s, "PRAGMA freelist_count", &unused, e);
-    *bytes = (pages - unused) * IC_STORE_PAGE_BYTES;
+    *bytes = (pages - unused) * s->page_bytes;
     return rc;
 }
 
@@ -110,7 +110,7 @@ static int truncate_log(ic_store *s, ic_error *e)
     sqlite3_busy_timeout(s->db, s->busy_timeout_ms);
     if (rc != SQLITE_OK)
         return ic_store_fail(s, rc, e, "truncate the log");
-    s->wal_pages = 0;
+    s->wal_bytes = 0;
     return IC_OK;
 }
 
@@ -121,7 +121,7 @@ static int excess_pages(ic_store *s, int64_t *excess, ic_error *e)
     int rc = pragma_int(s, "PRAGMA page_count", &pages, e);
     if (!rc)
         rc = pragma_int(s, "PRAGMA freelist_count", &unused, e);
-    int64_t kept = FREE_KEPT / IC_STORE_PAGE_BYTES;
+    int64_t kept = FREE_KEPT / s->page_bytes;
     if (pages / 4 > kept)
         kept = pages / 4;
     *excess = s->shrink_wanted ? unused : unused > kept ? unused - kept : 0;
@@ -131,13 +131,14 @@ static int excess_pages(ic_store *s, int64_t *excess, ic_error *e)
 int ic_store_maintain(ic_store *s, bool *more, ic_error *e)
 {
     int64_t excess = 0;
+    int most = VACUUM_BYTES / s->page_bytes;
     *more = true;
     int rc = ic_store_no_batch(s, "maintenance", e);
     if (rc)
         return rc;
-    if (s->wal_pages >= IC_STORE_WAL_SOON) {
+    if (s->wal_bytes >= IC_STORE_WAL_SOON) {
         rc = ic_store_move_log(s, IC_STORE_WAL_SOON, e);
-        *more = s->wal_pages < IC_STORE_WAL_SOON;
+        *more = s->wal_bytes < IC_STORE_WAL_SOON;
         return rc;
     }
     rc = excess_pages(s, &excess, e);
@@ -146,7 +147,7 @@ int ic_store_maintain(ic_store *s, bool *more, ic_error *e)
     if (excess > 0)
         ic_failpoint(IC_FAIL_vacuum);
     if (excess > 0)
-        return vacuum(s, excess < VACUUM_PAGES ? (int)excess : VACUUM_PAGES, e);
+        return vacuum(s, excess < most ? (int)excess : most, e);
     *more = false;
     if (s->shrink_wanted) {
         s->shrink_wanted = false;
@@ -157,14 +158,15 @@ int ic_store_maintain(ic_store *s, bool *more, ic_error *e)
 
 int ic_store_shrink(ic_store *s, ic_error *e)
 {
-    int64_t excess = 0;
+    int64_t excess = 0, before = INT64_MAX;
     int rc = ic_store_no_batch(s, "shrinking", e);
     s->shrink_wanted = true;
     while (!rc) {
         rc = excess_pages(s, &excess, e);
-        if (rc || excess == 0)
+        if (rc || excess == 0 || excess >= before)
             break;
-        rc = vacuum(s, 16 * VACUUM_PAGES, e);
+        before = excess;
+        rc = vacuum(s, 16 * (VACUUM_BYTES / s->page_bytes), e);
         if (!rc)
             rc = ic_store_move_log(s, 1, e);
     }
@@ -175,10 +177,17 @@ int ic_store_shrink(ic_store *s, ic_error *e)
 }
 
 /* ---- sweeping ---------------------------------------------------------------------------------
- */
+ *
+ * In a damaged table a row can be met on the way through and yet not be found by its number: it
+ * cannot be deleted. Such a one is left where it is, for the full check to name. */
+
+/* What was swept last of each kind. */
+typedef struct swept {
+    int64_t session, checkpoint, held, segment;
+} swept;
 
 /* Segments that no manifest lists, a few at a time. *found: how many went. */
-static int sweep_segments(ic_store *s, int *found, ic_error *e)
+static int sweep_segments(ic_store *s, int64_t *last, int *found, ic_error *e)
 {
     int64_t numbers[64];
     int rc;
@@ -186,6 +195,10 @@ static int sweep_segments(ic_store *s, int *found, ic_error *e)
     sqlite3_stmt *row = ic_store_query(s, IC_SQL_SEGMENT_ORPHAN, e, "");
     while ((rc = ic_store_step(s, row, e)) == 1)
         numbers[(*found)++] = sqlite3_column_int64(row, 0);
+    if (!rc && *found && numbers[0] == *last)
+        *found = 0;
+    if (*found)
+        *last = numbers[0];
     for (int i = 0; i < *found && !rc; i++) {
         rc = ic_store_do(s, IC_SQL_SEGMENT_DELETE_DATA, e, "i", numbers[i]);
         if (!rc)
@@ -196,8 +209,8 @@ static int sweep_segments(ic_store *s, int *found, ic_error *e)
 
 typedef int release_fn(ic_store *s, int64_t n, ic_error *e);
 
-static int sweep_one(ic_store *s, enum ic_store_sql which, release_fn *release, int *found,
-                     ic_error *e)
+static int sweep_one(ic_store *s, enum ic_store_sql which, release_fn *release, int64_t *last,
+                     int *found, ic_error *e)
 {
     int64_t number = 0;
     sqlite3_stmt *row = ic_store_query(s, which, e, "");
@@ -207,29 +220,33 @@ static int sweep_one(ic_store *s, enum ic_store_sql which, release_fn *release, 
         return rc;
     number = sqlite3_column_int64(row, 0);
     ic_store_done(row);
-    return release(s, number, e);
+    *found = number != *last;
+    *last = number;
+    return *found ? release(s, number, e) : IC_OK;
 }
 
-static int sweep_some(ic_store *s, int *found, ic_error *e)
+static int sweep_some(ic_store *s, swept *last, int *found, ic_error *e)
 {
-    int rc = sweep_one(s, IC_SQL_SESSION_ORPHAN, ic_store_session_drop, found, e);
+    int rc = sweep_one(s, IC_SQL_SESSION_ORPHAN, ic_store_session_drop, &last->session, found, e);
     if (!rc && *found == 0)
-        rc = sweep_one(s, IC_SQL_CHECKPOINT_ORPHAN, ic_store_checkpoint_release, found, e);
+        rc = sweep_one(s, IC_SQL_CHECKPOINT_ORPHAN, ic_store_checkpoint_release, &last->checkpoint,
+                       found, e);
     if (!rc && *found == 0)
-        rc = sweep_one(s, IC_SQL_HELD_ORPHAN, ic_store_media_release, found, e);
+        rc = sweep_one(s, IC_SQL_HELD_ORPHAN, ic_store_media_release, &last->held, found, e);
     if (!rc && *found == 0)
-        rc = sweep_segments(s, found, e);
+        rc = sweep_segments(s, &last->segment, found, e);
     return rc;
 }
 
 int ic_store_sweep(ic_store *s, ic_error *e)
 {
     int rc = IC_OK;
+    swept last = {0};
     for (int found = 1; found > 0 && !rc;) {
         rc = ic_store_begin(s, e);
         if (rc)
             return rc;
-        rc = sweep_some(s, &found, e);
+        rc = sweep_some(s, &last, &found, e);
         ic_failpoint(IC_FAIL_sweep);
         rc = ic_store_end(s, rc, e);
     }

@@ -300,16 +300,16 @@ int ic_store_no_batch(ic_store *s, const char *what, ic_error *e)
     return ic_error_set(e, IC_EINVAL, "store: %s is not allowed while a batch is open", what);
 }
 
-int ic_store_move_log(ic_store *s, int pages, ic_error *e)
+int ic_store_move_log(ic_store *s, int64_t bytes, ic_error *e)
 {
-    if (s->wal_pages < pages || s->wal_pages == 0)
+    if (s->wal_bytes < bytes || s->wal_bytes == 0)
         return IC_OK;
     int log = 0, moved = 0;
     ic_failpoint(IC_FAIL_log_move);
     int rc = sqlite3_wal_checkpoint_v2(s->db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &moved);
     if (rc != SQLITE_OK)
         return ic_store_fail(s, rc, e, "move the log into the file");
-    s->wal_pages = log - moved;
+    s->wal_bytes = (int64_t)(log - moved) * s->page_bytes;
     return IC_OK;
 }
 

@@ -12,7 +12,7 @@
 #include "base/ic_mem.h"
 #include "session_store/ic_store.h"
 
-enum { RECORDS = 40, SEGMENTS = 3, SEGMENT_BYTES = 70000, FLIPS = 700 };
+enum { RECORDS = 40, SEGMENTS = 3, SEGMENT_BYTES = 70000, FLIPS = 700, PAGE = 16384 };
 
 static char path[300], id[IC_STORE_ID_CHARS + 1];
 static uint8_t *sound;
@@ -256,9 +256,9 @@ static void test_overwritten_stretches(void **state)
     uint8_t *bytes = malloc(sound_size);
     int found = 0;
     for (int i = 0; i < 200; i++) {
-        size_t page = 65536u * ic_test_draw(&random_state, (unsigned)(sound_size / 65536));
-        size_t at = page + (i % 2 ? ic_test_draw(&random_state, 65536 - 600) : 0),
-               length = i % 2 ? 1 + ic_test_draw(&random_state, 512) : 65536;
+        size_t page = PAGE * ic_test_draw(&random_state, (unsigned)(sound_size / PAGE));
+        size_t at = page + (i % 2 ? ic_test_draw(&random_state, PAGE - 600) : 0),
+               length = i % 2 ? 1 + ic_test_draw(&random_state, 512) : PAGE;
         if (page == 0 && !(i % 2))
             continue;
         memcpy(bytes, sound, sound_size);

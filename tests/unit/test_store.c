@@ -71,7 +71,7 @@ static void test_open_makes_a_private_store(void **state)
     assert_int_equal(info.st_mode & 0777, 0600);
     assert_int_equal(stat(folder, &info), 0);
     assert_int_equal(info.st_mode & 0777, 0700);
-    assert_int_equal(ic_test_sql_number(path, "PRAGMA page_size"), 65536);
+    assert_int_equal(ic_test_sql_number(path, "PRAGMA page_size"), 16384);
     assert_int_equal(ic_test_sql_number(path, "PRAGMA auto_vacuum"), 2);
     assert_int_equal(ic_test_sql_number(path, "PRAGMA application_id"), 0x49436874);
     assert_int_equal(ic_test_sql_number(path, "PRAGMA user_version"), IC_STORE_FORMAT);
@@ -143,7 +143,10 @@ static void test_newer_store_is_left_alone(void **state)
     const char *path = fresh_path();
     ic_store *s = ic_test_store_reopen(NULL, path);
     ic_store_close(&s);
-    ic_test_sql(path, "PRAGMA user_version=3; CREATE TABLE later(x);");
+    char newer[80];
+    snprintf(newer, sizeof newer, "PRAGMA user_version=%d; CREATE TABLE later(x);",
+             IC_STORE_FORMAT + 1);
+    ic_test_sql(path, newer);
     size_t before, after;
     char *was = slurp(path, &before);
     ic_error e = {0};
@@ -234,6 +237,87 @@ static void test_half_made_store_is_finished(void **state)
     new_session(s, "local", "", 1, id);
     ic_store_close(&s);
     assert_int_equal(ic_test_sql_number(path, "PRAGMA page_size"), 65536);
+}
+
+/* Ensures that a store is made with the pages that are asked for and keeps them, whatever is asked
+ * for later, with all that is counted in pages right; sizes that SQLite has not are refused. */
+static void test_page_sizes(void **state)
+{
+    (void)state;
+    static const int sizes[] = {4096, 16384, 65536};
+    static uint8_t bytes[3 << 20];
+    ic_error e = {0};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const char *path = fresh_path();
+        ic_store *s = NULL;
+        ic_store_config config = {.path = path, .page_bytes = sizes[i]};
+        ic_assert_ok(ic_store_open(&s, &config, &e), &e);
+        char id[IC_STORE_ID_CHARS + 1];
+        int64_t used = 0, after = 0;
+        ic_store_sizes all;
+        struct stat info;
+        new_session(s, "local", "", 1, id);
+        ic_assert_ok(ic_store_used_bytes(s, &used, &e), &e);
+        ic_assert_ok(ic_store_journal_append(s, id, 1, 1, NULL, bytes, sizeof bytes, NULL, &e), &e);
+        ic_assert_ok(ic_store_used_bytes(s, &after, &e), &e);
+        assert_in_range(after - used, sizeof bytes, sizeof bytes + 4 * sizes[i] + 65536);
+        ic_store_close(&s);
+        assert_int_equal(ic_test_sql_number(path, "PRAGMA page_size"), sizes[i]);
+        config = (ic_store_config){.path = path, .limit_bytes = 8 << 20};
+        ic_assert_ok(ic_store_open(&s, &config, &e), &e);
+        ic_assert_ok(ic_store_journal_append(s, id, 1, 1, NULL, bytes, sizeof bytes, NULL, &e), &e);
+        assert_int_equal(ic_store_journal_append(s, id, 1, 1, NULL, bytes, sizeof bytes, NULL, &e),
+                         IC_ELIMIT);
+        ic_assert_ok(ic_store_check(s, &e), &e);
+        ic_assert_ok(ic_store_session_delete(s, id, &e), &e);
+        ic_assert_ok(ic_store_sizes_all(s, &all, &e), &e);
+        assert_true(all.free >= 2 * (int64_t)sizeof bytes);
+        ic_assert_ok(ic_store_shrink(s, &e), &e);
+        assert_int_equal(stat(path, &info), 0);
+        assert_true(info.st_size < 40 * sizes[i]);
+        ic_store_close(&s);
+        assert_int_equal(ic_test_sql_number(path, "PRAGMA page_size"), sizes[i]);
+    }
+    ic_store *s = NULL;
+    const char *path = fresh_path();
+    static const int bad[] = {-1, 512, 5000, 131072};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        ic_store_config config = {.path = path, .page_bytes = bad[i]};
+        assert_int_equal(ic_store_open(&s, &config, &e), IC_EINVAL);
+        assert_null(s);
+    }
+}
+
+/* Ensures that a store opens though a table of it is damaged so that a row which nothing refers to
+ * is met on the way through and cannot be found to be deleted; the full check says so. */
+static void test_what_cannot_be_swept_is_left(void **state)
+{
+    (void)state;
+    ic_error e = {0};
+    const char *path = fresh_path();
+    ic_store *s = ic_test_store_reopen(NULL, path);
+    ic_store_close(&s);
+    ic_test_sql(path, "INSERT INTO media_held VALUES(100, 0x1122334455667701);"
+                      "INSERT INTO media_held VALUES(101, 0x1122334455667702);"
+                      "INSERT INTO media_held VALUES(102, 0x1122334455667703);"
+                      "PRAGMA wal_checkpoint(TRUNCATE)");
+    static const uint8_t row[] = {11, 100, 3, 0, 6, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 1};
+    size_t size;
+    char *bytes = slurp(path, &size);
+    char *at = memmem(bytes, size, row, sizeof row);
+    assert_non_null(at);
+    at[1] = 127; /* the first of them has the highest number now: 127, 101, 102 */
+    FILE *f = fopen(path, "r+b");
+    assert_int_equal(fwrite(bytes, 1, size, f), size);
+    fclose(f);
+    free(bytes);
+    alarm(30); /* if it goes on for ever */
+    s = ic_test_store_reopen(NULL, path);
+    alarm(0);
+    char id[IC_STORE_ID_CHARS + 1];
+    new_session(s, "local", "", 1, id);
+    assert_int_equal(ic_store_check(s, &e), IC_EFORMAT);
+    ic_store_close(&s);
 }
 
 /* Runs try_open as somebody without rights and returns its code. */
@@ -459,6 +543,8 @@ int main(void)
         cmocka_unit_test(test_newer_log_is_left_alone),
         cmocka_unit_test(test_foreign_files_are_refused),
         cmocka_unit_test(test_half_made_store_is_finished),
+        cmocka_unit_test(test_page_sizes),
+        cmocka_unit_test(test_what_cannot_be_swept_is_left),
         cmocka_unit_test(test_read_only_is_refused),
         cmocka_unit_test(test_session_fields),
         cmocka_unit_test(test_session_bad_words),

@@ -441,7 +441,7 @@ static void test_log_stays_bounded(void **state)
     ic_assert_ok(ic_store_checkpoint_begin(s, id, &w, &e), &e);
     int64_t before = file_size("-wal");
     put(w, 1, 1, IC_STORE_SEGMENT_MAX);
-    assert_true(file_size("-wal") - before <= IC_STORE_SEGMENT_MAX + 10 * 65536);
+    assert_true(file_size("-wal") - before <= IC_STORE_SEGMENT_MAX + 10 * 16384);
     for (int i = 0; i < 15; i++)
         put(w, 1, i, IC_STORE_SEGMENT_MAX);
     assert_true(file_size("-wal") <= 20 * MIB);

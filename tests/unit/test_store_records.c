@@ -594,7 +594,7 @@ static void test_sizes(void **state)
     ic_assert_ok(ic_store_sizes_all(s, &sizes, &e), &e);
     assert_int_equal(sizes.journal, 12);
     assert_int_equal(sizes.sessions, 2);
-    assert_true(sizes.total >= 65536);
+    assert_true(sizes.total >= 16384);
     assert_int_equal(ic_store_sizes_session(s, "nobody", &sizes, &e), IC_ENOTFOUND);
     ic_store_close(&s);
 }
