@@ -360,7 +360,9 @@ static void fill_usage(talk *t, const talk_turn *turn, ic_wire_usage *u)
     ic_wire_put(u, usage, prompt_tokens, began ? (uint64_t)s->prompt_tokens : 0);
     ic_wire_put(u, usage, cached_tokens, began ? (uint64_t)s->cached_tokens : 0);
     ic_wire_put(u, usage, completion_tokens, (uint64_t)turn->count);
-    ic_wire_put(u, usage, evicted_tokens, began ? s->evicted_tokens - h->evicted_at_end : 0);
+    uint64_t told = h->evicted_at_end; /* former builds told more than there were */
+    ic_wire_put(u, usage, evicted_tokens,
+                began && s->evicted_tokens > told ? s->evicted_tokens - told : 0);
     ic_wire_put(u, usage, cache_tokens, (uint64_t)s->cache_used);
     ic_wire_put(u, usage, cache_slots, (uint64_t)s->cache_slots);
     ic_wire_put(u, usage, text_tokens, (uint64_t)t->text);

@@ -196,6 +196,22 @@ static void tell_cancels(ic_session *s, ic_slice *slice)
     }
 }
 
+void ic_chunk_count_evicted(ic_session *s)
+{
+    const ic_slab_desc *d = ic_slab_desc_of(s->slab);
+    uint64_t heads = (uint64_t)d->layers * (uint64_t)d->kv_heads, held = 0;
+    for (int layer = 0; layer < d->layers; layer++)
+        for (int head = 0; head < d->kv_heads; head++)
+            held += (uint64_t)ic_slab_count(s->slab, layer, head);
+    s->stats.evicted_tokens = (s->stats.tokens * heads - held) / heads;
+}
+
+static void note_evicted(ic_session *s, const ic_evicted *evicted)
+{
+    ic_chunk_count_evicted(s);
+    s->stats.evicted_groups += (uint64_t)evicted->groups;
+}
+
 /* Makes room for one more row of the answer; false when the policy ends it here. The last token of
  * an answer that has ended goes in like those before it, so that it finds the same rows whether the
  * model, a limit, a cancel or a replay ended it; it can be refused no more. */
@@ -209,8 +225,7 @@ static bool admit_answer_row(ic_session *s, bool goes_on, ic_slice *slice)
     if (!rc && evict) {
         plan.aged = s->asked && s->asked_rows == 0;
         rc = ic_slab_evict(s->slab, &plan, &evicted);
-        s->stats.evicted_tokens += (uint64_t)evicted.rows_max;
-        s->stats.evicted_groups += (uint64_t)evicted.groups;
+        note_evicted(s, &evicted);
         if (rc)
             ic_error_set(&e, rc, "eviction failed");
     }
@@ -419,8 +434,7 @@ static int end_chunk(ic_session *s, ic_error *e)
         return IC_OK;
     plan.aged = s->asked && s->asked_rows == 0; /* nothing has been asked for by then */
     int rc = ic_slab_evict(s->slab, &plan, &evicted);
-    s->stats.evicted_tokens += (uint64_t)evicted.rows_max;
-    s->stats.evicted_groups += (uint64_t)evicted.groups;
+    note_evicted(s, &evicted);
     return rc ? ic_error_set(e, rc, "eviction failed") : IC_OK;
 }
 

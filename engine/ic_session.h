@@ -142,7 +142,7 @@ int ic_session_cancel(ic_session *s);
 
 typedef struct ic_session_stats {
     uint64_t tokens;         /* rows that ever went in: next ordinal */
-    uint64_t evicted_tokens; /* rows lost in the head that lost most */
+    uint64_t evicted_tokens; /* of these, no longer held: mean over the heads, rounded down */
     uint64_t evicted_groups;
     uint64_t frames; /* frames taken in */
     uint64_t groups; /* frame groups and images encoded */

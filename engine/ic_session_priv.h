@@ -118,6 +118,8 @@ void ic_chunk_window(const ic_session *s, const ic_work *work, ic_model_slice *s
 int ic_chunk_window_held(const ic_session *s);
 /* The work's rows are in the cache: counts them and lets the policy evict at a chunk's end. */
 int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e);
+/* What is no longer held of all rows that went in: mean over the heads. */
+void ic_chunk_count_evicted(ic_session *s);
 /* The work's rows found no slots: drops the input that is going in, and the answer. */
 void ic_chunk_abandon(ic_session *s, ic_slice *slice);
 /* The answer's next token is this one. */

@@ -619,7 +619,11 @@ static int load_tables(ic_session *s, reader *r)
     int rc = ic_slab_load_tables(s->slab, &c, r->e);
     if (!rc && ic_cursor_left(&c))
         rc = garbled(r, "bytes behind its tables");
-    return rc ? rc : check_tables(s, r);
+    if (!rc)
+        rc = check_tables(s, r);
+    if (!rc)
+        ic_chunk_count_evicted(s); /* former builds counted otherwise */
+    return rc;
 }
 
 static int load_queries(const ic_session *s, reader *r, const ic_mat *layer, int rows)

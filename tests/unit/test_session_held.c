@@ -123,6 +123,46 @@ static void test_counts(void **state)
     }
 }
 
+/* What a session counts as evicted is what went in and is no longer there, mean over the heads,
+ * however the heads differ: never more than it has seen. So it is after the state has been stored
+ * and loaded, too, whatever the former count was. */
+static void test_evicted_is_what_is_gone(void **state)
+{
+    (void)state;
+    static const char *const policies[] = {"streaming", "saddle", "cascade",       "corm",
+                                           "h2o",       "snapkv", "recent-frames", "window"};
+    for (size_t p = 0; p < sizeof policies / sizeof *policies; p++) {
+        ic_error e = {0};
+        ic_session *s = new_session(policies[p]);
+        const ic_slab_desc *d = ic_slab_desc_of(s->slab);
+        uint64_t heads = (uint64_t)d->layers * (uint64_t)d->kv_heads, last = 0;
+        for (int round = 0; round < 6; round++) {
+            ic_sampling greedy = ic_test_greedy(30);
+            watch(s, 5, round * 10000000);
+            ic_assert_ok(ic_session_ask(s, "What did you see there, and where?", &greedy, &e), &e);
+            run(s);
+            uint64_t held = 0;
+            for (uint64_t head = 0; head < heads; head++)
+                held += (uint64_t)ic_slab_count(s->slab, (int)head / d->kv_heads,
+                                                (int)head % d->kv_heads);
+            uint64_t gone = (s->stats.tokens * heads - held) / heads;
+            assert_int_equal(s->stats.evicted_tokens, gone);
+            assert_true(gone >= last && gone < s->stats.tokens);
+            last = gone;
+        }
+        assert_true(last > 0);
+        ic_buf saved = {0};
+        s->stats.evicted_tokens += 1000; /* as a former build may have stored it */
+        ic_assert_ok(ic_session_save_state(s, &saved, &e), &e);
+        ic_session *t = new_session(policies[p]);
+        ic_assert_ok(ic_session_load_state(t, saved.data, saved.size, &e), &e);
+        assert_int_equal(t->stats.evicted_tokens, last);
+        ic_buf_fini(&saved);
+        ic_session_destroy(&s);
+        ic_session_destroy(&t);
+    }
+}
+
 /* Frames stand in the span of the time at which they were shown; window holds the newest. A
  * source that begins again at zero goes behind the one before it. */
 static void test_spans(void **state)
@@ -222,6 +262,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_counts, open_engine, close_engine),
+        cmocka_unit_test_setup_teardown(test_evicted_is_what_is_gone, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_spans, open_engine, close_engine),
         cmocka_unit_test(test_clock),
         cmocka_unit_test_setup_teardown(test_bytes, open_engine, close_engine),
