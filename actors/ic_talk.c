@@ -422,7 +422,8 @@ static void look_up(talk *t, ic_mail_request **r_p)
 /* It takes all the room on disk that it may: nothing new goes in. */
 static bool is_full(const talk *t)
 {
-    return t->limits->session_bytes && t->store_bytes > t->limits->session_bytes;
+    int64_t bytes = t->store_bytes + t->grown_bytes;
+    return t->limits->session_bytes && bytes > t->limits->session_bytes;
 }
 
 static void take_ask(talk *t, ic_mail_request **r_p)
@@ -597,7 +598,7 @@ static void looked_up(talk *t, ic_job_lookup *done)
         snprintf(text, sizeof text,
                  "the session takes %lld bytes on disk, more than it may (store.session_bytes): "
                  "remove its marks, or go on in another session",
-                 (long long)t->store_bytes);
+                 (long long)(t->store_bytes + t->grown_bytes));
         talk_send_error(t, r, IC_WIRE_CODE_LIMIT, text);
     } else if (done->verdict == IC_STORE_NEW) {
         bool media = r->msg.verb == IC_WIRE_MEDIA;
@@ -803,6 +804,7 @@ static void take_record(talk *t, ic_job_session *done)
     t->head.turns = (uint64_t)done->turns;
     t->head.medias = (uint64_t)done->medias;
     t->store_bytes = done->store_bytes;
+    t->grown_bytes = 0;
     t->phase = TALK_SUSPENDED;
     if (rc) {
         t->phase = TALK_COLD;

@@ -219,6 +219,7 @@ void talk_checkpoint_done(talk *t, ic_job_checkpoint *done)
     if (done->finish) {
         t->writer = NULL;
         t->store_bytes = done->store_bytes;
+        t->grown_bytes = 0;
         adopt(t);
         return;
     }

@@ -230,6 +230,7 @@ typedef struct talk {
     uint64_t journal_bytes; /* since the last checkpoint */
     bool touched;           /* since the last checkpoint */
     int64_t store_bytes;    /* that it took when it was looked at last */
+    int64_t grown_bytes;    /* written since then */
 
     /* events */
     talk_attachment *attachments;

@@ -268,10 +268,11 @@ void talk_flush(talk *t)
 /* --- when it is durable ------------------------------------------------------------------------
  */
 
-static void count_journal(talk *t, const ic_job_write *done)
+static void count_written(talk *t, const ic_job_write *done)
 {
     for (int i = 0; i < done->count; i++) {
         const ic_write_op *op = &done->ops[i];
+        t->grown_bytes += (int64_t)(op->bytes.size + op->extra.size);
         if (op->type == IC_WRITE_JOURNAL && op->number) {
             t->journal_last = op->number;
             t->journal_bytes += op->bytes.size;
@@ -328,7 +329,7 @@ void talk_written(talk *t, ic_job_write *done)
         return;
     }
     forget_unwritten(done);
-    count_journal(t, done);
+    count_written(t, done);
     publish_events(t, done);
     talk_unit *units = t->in_flight;
     t->in_flight = NULL;

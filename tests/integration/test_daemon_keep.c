@@ -49,22 +49,23 @@ static bool goes(talker *t, const char *id, int seconds)
     return false;
 }
 
-/* Pages of the file that hold something; no server has it. */
-static long long stored_pages(const daemon_process *d)
+/* Bytes of the file's pages that hold something; no server has it. */
+static long long stored_bytes(const daemon_process *d)
 {
     sqlite3 *db = NULL;
     sqlite3_stmt *row = NULL;
     assert_int_equal(sqlite3_open(d->store, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_prepare_v2(db,
-                                        "SELECT page_count - freelist_count FROM "
-                                        "pragma_page_count, pragma_freelist_count",
-                                        -1, &row, NULL),
-                     SQLITE_OK);
+    assert_int_equal(
+        sqlite3_prepare_v2(db,
+                           "SELECT (page_count - freelist_count) * page_size FROM "
+                           "pragma_page_count, pragma_freelist_count, pragma_page_size",
+                           -1, &row, NULL),
+        SQLITE_OK);
     assert_int_equal(sqlite3_step(row), SQLITE_ROW);
-    long long pages = sqlite3_column_int64(row, 0);
+    long long bytes = sqlite3_column_int64(row, 0);
     sqlite3_finalize(row);
     sqlite3_close(db);
-    return pages;
+    return bytes;
 }
 
 /* Beyond store.retain_bytes the session that was used longest ago goes, with a line in the log that
@@ -81,7 +82,7 @@ static void the_oldest_idle_session_goes(void **state)
         make_session(t, ids[i]);
     disconnect_talker(&t);
     stop_daemon(&d);
-    long long used = stored_pages(&d) * 65536;
+    long long used = stored_bytes(&d);
     snprintf(limit, sizeof limit, "store.retain_bytes=%lld", used - (1 << 18));
     const char *const overrides[] = {limit, NULL};
     start_daemon(&d, tiny_model(), NULL);
@@ -107,7 +108,7 @@ static void the_oldest_idle_session_goes(void **state)
 static void a_session_in_use_stays(void **state)
 {
     (void)state;
-    static const char *const overrides[] = {"store.retain_bytes=2500000", NULL};
+    static const char *const overrides[] = {"store.retain_bytes=300000", NULL};
     daemon_process d;
     char ids[2][64];
     prepare(&d, "inuse");
@@ -171,6 +172,38 @@ static void a_full_session_takes_nothing_in(void **state)
     must(t, &m, &reply);
     assert_true(reply.ok.repeated);
     ic_wire_msg_fini(&reply);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
+/* The limit holds between checkpoints, too: what was written since the last one counts. Questions
+ * that follow one upon the other leave no time for one. */
+static void a_session_is_full_before_its_checkpoint(void **state)
+{
+    (void)state;
+    static const char *const overrides[] = {"store.session_bytes=40000", NULL};
+    daemon_process d;
+    char id[64], text[3000];
+    ic_wire_msg m, reply;
+    prepare(&d, "filled");
+    start_daemon(&d, tiny_model(), overrides);
+    talker *t = connect_talker(&d);
+    new_session(t, id);
+    memset(text, 'a', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    int asked = 0;
+    for (bool full = false; !full && asked < 12;
+         asked += !full) { /* each takes three times its text */
+        m = ask_msg(id, text, 1);
+        request(t, &m, &reply);
+        full = reply.verb == IC_WIRE_ERROR;
+        if (full)
+            assert_string_equal(reply.error.code, "LIMIT");
+        else
+            free(read_answer(t, id, reply.ok.turn).text);
+        ic_wire_msg_fini(&reply);
+    }
+    assert_in_range(asked, 2, 8);
     disconnect_talker(&t);
     stop_daemon(&d);
 }
@@ -269,6 +302,7 @@ int main(void)
         cmocka_unit_test(the_oldest_idle_session_goes),
         cmocka_unit_test(a_session_in_use_stays),
         cmocka_unit_test(a_full_session_takes_nothing_in),
+        cmocka_unit_test(a_session_is_full_before_its_checkpoint),
         cmocka_unit_test(status_tells_what_storing_costs),
         cmocka_unit_test(the_store_is_checked),
     };
