@@ -4,6 +4,9 @@
 
 #include <sqlite3.h>
 
+#include "actors/ic_talk_record.h"
+#include "session_store/ic_store.h"
+
 enum { TOKENS = 30 };
 
 static const char film[] = IC_SOURCE_DIR "/models/demo/eval/clip_00_96_h264.mp4";
@@ -129,6 +132,117 @@ static void another_model_takes_the_words(void **state)
     stop_daemon(&d);
 }
 
+/* --- a store changed behind the daemon's back --------------------------------------------------
+ */
+
+static ic_store *open_store(const daemon_process *d)
+{
+    ic_store *s = NULL;
+    ic_error e = {0};
+    ic_assert_ok(ic_store_open(&s, &(ic_store_config){.path = d->store}, &e), &e);
+    return s;
+}
+
+/* The session's checkpoint again, with the same segments, under another manifest. */
+static void change_manifest(const daemon_process *d, const char *id, const char *meaning,
+                            const char *numerics, uint32_t version)
+{
+    ic_store *s = open_store(d);
+    ic_store_reader *r = NULL;
+    ic_store_writer *w = NULL;
+    ic_error e = {0};
+    ic_assert_ok(ic_store_checkpoint_open(s, id, &r, &e), &e);
+    ic_store_manifest m = *ic_store_checkpoint_manifest(r);
+    m.meaning = meaning ? meaning : m.meaning;
+    m.meaning_bytes = meaning ? strlen(meaning) : m.meaning_bytes;
+    m.numerics = numerics ? numerics : m.numerics;
+    m.payload_version = version ? version : m.payload_version;
+    ic_assert_ok(ic_store_checkpoint_begin(s, id, &w, &e), &e);
+    ic_assert_ok(ic_store_checkpoint_finish(&w, &m, &e), &e);
+    ic_store_checkpoint_close(&r);
+    ic_store_close(&s);
+}
+
+/* The session's record asks for a cache of other settings than its checkpoint has. */
+static void change_settings(const daemon_process *d, const char *id)
+{
+    ic_store *s = open_store(d);
+    ic_error e = {0};
+    uint32_t version;
+    ic_buf bytes = {0};
+    ic_talk_config c = {.system = NULL};
+    ic_assert_ok(ic_store_session_config(s, id, &version, &bytes, &e), &e);
+    ic_assert_ok(ic_talk_config_decode(&c, bytes.data, bytes.size, &e), &e);
+    c.engine.recent_pct += 8;
+    ic_buf_clear(&bytes);
+    ic_assert_ok(ic_talk_config_encode(&c, &bytes), &e);
+    ic_assert_ok(ic_store_session_set_config(s, id, version, bytes.data, bytes.size, &e), &e);
+    ic_talk_config_fini(&c);
+    ic_buf_fini(&bytes);
+    ic_store_close(&s);
+}
+
+static void expect_refused(talker *t, const char *id, const char *code, const char *why)
+{
+    ic_wire_msg m = resume_msg(id, false), reply;
+    request(t, &m, &reply);
+    assert_int_equal(reply.verb, IC_WIRE_ERROR);
+    assert_string_equal(reply.error.code, code);
+    if (!strstr(reply.error.message, why))
+        fail_msg("\"%s\" does not say \"%s\"", reply.error.message, why);
+    ic_wire_msg_fini(&reply);
+}
+
+/* A memory that means something else is refused with what differs: settings of the cache, a model
+ * of the same shape, a layout of a later version. Under other numerics it is taken, and said. Other
+ * sessions go on, and each of the refused ones can be made again from its words. */
+static void what_differs_is_said(void **state)
+{
+    (void)state;
+    daemon_process d;
+    prepare(&d, "differs");
+    start_daemon(&d, tiny_model(), NULL);
+    talker *t = connect_talker(&d);
+    char settings[64], meaning[64], layout[64], numerics[64], sound[64], *answers[5][2];
+    char *ids[] = {settings, meaning, layout, numerics, sound};
+    for (int i = 0; i < 5; i++)
+        make_session(t, ids[i], answers[i]);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    change_settings(&d, settings);
+    change_manifest(&d, meaning, "0123456789abcdef0123456789abcdef", NULL, 0);
+    change_manifest(&d, layout, NULL, NULL, 1000);
+    change_manifest(&d, numerics, NULL, "another processor", 0);
+    start_daemon(&d, tiny_model(), NULL);
+    t = connect_talker(&d);
+    expect_refused(t, settings, "MISMATCH", "recent");
+    expect_refused(t, meaning, "MISMATCH", "0123456789abcdef");
+    expect_refused(t, layout, "CORRUPT", "version 1000");
+    ic_wire_msg m = resume_msg(numerics, false), reply;
+    must(t, &m, &reply);
+    assert_false(reply.ok.exact);
+    assert_int_equal(reply.ok.recomputed_tokens, 0);
+    ic_wire_msg_fini(&reply);
+    answer a = ask(t, numerics, "Three?", TOKENS);
+    assert_false(a.usage.exact);
+    free(a.text);
+    a = ask(t, sound, "Three?", TOKENS);
+    assert_true(a.usage.exact);
+    free(a.text);
+    for (int i = 0; i < 3; i++) {
+        m = resume_msg(ids[i], true);
+        must(t, &m, &reply);
+        assert_false(reply.ok.exact);
+        ic_wire_msg_fini(&reply);
+        free(ask(t, ids[i], "Three?", TOKENS).text);
+        expect_transcript(t, ids[i], answers[i], 3);
+    }
+    for (int i = 0; i < 10; i++)
+        free(answers[i / 2][i % 2]);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
 /* A damaged memory is refused by name, and made again when asked to; a sound one is left as it is,
  * though a rebuild be allowed. */
 static void a_damaged_memory_is_made_again(void **state)
@@ -187,6 +301,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(another_model_takes_the_words),
+        cmocka_unit_test(what_differs_is_said),
         cmocka_unit_test(a_damaged_memory_is_made_again),
     };
     return IC_DAEMON_RUN(tests);
