@@ -26,6 +26,7 @@ typedef struct ic_router_args { /* borrowed for the actor's life */
     int max_cache_tokens;            /* that a client may ask for; 0: four times the default */
     const ic_sched_args *sched_args; /* what the scheduler found when it opened */
     int64_t import_bytes;            /* of one imported session; 0: any */
+    int64_t transfer_us;  /* an export or import that nobody touches is given up after this */
     int64_t retain_bytes; /* beyond, sessions not in use are deleted, oldest first; 0: never */
     ic_talk_limits limits;
     const ic_actor *store, *sched;

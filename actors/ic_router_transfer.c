@@ -10,8 +10,7 @@
 #include "base/ic_mem.h"
 
 enum {
-    IDLE_US = 60 * 1000 * 1000, /* a transfer that nobody touches is given up after this */
-    END_US = 5 * 1000 * 1000    /* at the server's end, for a piece that is at the store */
+    END_US = 5 * 1000 * 1000 /* at the server's end, for a piece that is at the store */
 };
 
 struct router_transfer {
@@ -151,6 +150,7 @@ static void send_piece(router *r, const router_transfer *t, const ic_mail_reques
 static void fetch(router *r, router_transfer *t, ic_mail_request **q_p)
 {
     uint64_t offset = (*q_p)->msg.fetch.offset;
+    t->touched_us = ic_clock_mono_us();
     if (t->piece.size && offset == t->piece_at) {
         send_piece(r, t, *q_p);
     } else if (offset != t->at || t->over) {
@@ -178,6 +178,7 @@ static void put(router *r, router_transfer *t, ic_mail_request **q_p)
     ic_mail_request *q = *q_p;
     uint64_t offset = q->msg.put.offset, size = q->payload.size;
     bool last = ic_wire_get(&q->msg.put, put, last, false);
+    t->touched_us = ic_clock_mono_us();
     if (offset > t->at || size > IC_WIRE_PIECE_MAX) {
         char text[80];
         snprintf(text, sizeof text, "bytes from %llu on are expected", (unsigned long long)t->at);
@@ -305,7 +306,7 @@ void router_transfers_tick(router *r)
     int64_t now = ic_clock_mono_us();
     for (int i = 0; i < ROUTER_TRANSFERS; i++) {
         router_transfer *t = &r->transfers[i];
-        if (!t->number || t->busy || now - t->touched_us < IDLE_US)
+        if (!t->number || t->busy || now - t->touched_us < r->args->transfer_us)
             continue;
         if (!t->over)
             ic_log_info("router", "%s that nobody went on with is given up",

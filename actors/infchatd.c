@@ -279,6 +279,7 @@ static void fill_router(server *s)
     a->backlog_bytes = c->server_client_backlog_bytes;
     a->max_active = (int)c->session_max_active;
     a->import_bytes = c->store_session_bytes;
+    a->transfer_us = c->server_transfer_s * 1000000;
     a->retain_bytes = c->store_retain_bytes;
     a->max_cache_tokens = (int)c->session_max_cache_tokens;
     a->sched_args = &s->sched_args;

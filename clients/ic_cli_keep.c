@@ -59,12 +59,28 @@ int ic_cli_fork(ic_cli *cli, const ic_wire_id *key, ic_error *e)
 typedef struct export_file {
     const char *name;
     int fd;
+    bool can_empty; /* what was written can be taken back */
     uint64_t bytes;
 } export_file;
+
+/* The server has forgotten the transfer: what came so far is void. */
+static int begin_again(export_file *f, ic_error *e)
+{
+    if (f->bytes && !f->can_empty)
+        return ic_error_set(e, IC_ECLOSED,
+                            "the server was restarted in the middle of the export: what came is of "
+                            "no use, begin again");
+    if (f->bytes && (ftruncate(f->fd, 0) || lseek(f->fd, 0, SEEK_SET) != 0))
+        return ic_error_set(e, IC_EIO, "%s: %s", f->name, strerror(errno));
+    f->bytes = 0;
+    return IC_OK;
+}
 
 static int write_piece(void *arg, const void *bytes, size_t size, ic_error *e)
 {
     export_file *f = arg;
+    if (!bytes)
+        return begin_again(f, e);
     for (size_t at = 0; at < size;) {
         ssize_t n = write(f->fd, (const char *)bytes + at, size - at);
         if (n < 0 && errno == EINTR)
@@ -91,6 +107,7 @@ static void print_moved(ic_cli *cli, const char *session, uint64_t bytes)
 static int export_to(ic_cli *cli, const char *name, export_file *f, ic_error *e)
 {
     char *part = ic_strf("%s.part", name);
+    f->can_empty = true;
     f->fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     int rc = f->fd < 0 ? ic_error_set(e, IC_EIO, "%s: %s", part, strerror(errno)) : IC_OK;
     if (!rc)

@@ -70,8 +70,10 @@ void ic_client_upload_abort(ic_client *c);
 void ic_client_upload_progress(const ic_client *c, uint64_t *sent, uint64_t *size);
 
 /* Fetches the session (at its mark, or as it is now: NULL) as an export, piece by piece: write is
- * called with each, in order; a negative result of it ends the transfer and comes back.
- * IC_ENOTFOUND, IC_EBUSY, IC_EFORMAT (what is stored is damaged) and so on, as ic_client_call. */
+ * called with each, in order; a negative result of it ends the transfer and comes back. After a
+ * reconnect it goes on; a server that has forgotten the transfer is asked anew: then write is
+ * called with bytes NULL, which says that what it got is void (it may refuse). IC_ENOTFOUND,
+ * IC_EBUSY, IC_EFORMAT (what is stored is damaged) and so on, as ic_client_call. */
 typedef int ic_client_write_fn(void *arg, const void *bytes, size_t size, ic_error *e);
 IC_MUST_CHECK int ic_client_export(ic_client *c, const char *session, const char *at,
                                    ic_client_write_fn *write, void *arg, ic_error *e);

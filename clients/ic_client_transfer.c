@@ -8,6 +8,8 @@
 #include "base/ic_mem.h"
 #include "clients/ic_client_priv.h"
 
+enum { TRIES = 3 }; /* of a transfer that the server has forgotten */
+
 /* --- export -------------------------------------------------------------------------------------
  */
 
@@ -44,21 +46,37 @@ static int fetch(ic_client *c, uint64_t transfer, uint64_t offset, ic_buf *bytes
     return rc;
 }
 
-int ic_client_export(ic_client *c, const char *session, const char *at, ic_client_write_fn *write,
-                     void *arg, ic_error *e)
+/* One attempt. *forgotten: the server knows nothing of the transfer that it began. */
+static int export_once(ic_client *c, const char *session, const char *at, ic_client_write_fn *write,
+                       void *arg, bool *forgotten, ic_error *e)
 {
     uint64_t transfer = 0, offset = 0;
     bool last = false;
     ic_buf bytes;
     ic_buf_init(&bytes, 0);
     int rc = begin_export(c, session, at, &transfer, e);
+    *forgotten = false;
     while (!rc && !last) {
         rc = fetch(c, transfer, offset, &bytes, &last, e);
+        *forgotten = rc == IC_ENOTFOUND;
         if (!rc)
             rc = write(arg, bytes.data, bytes.size, e);
         offset += bytes.size;
     }
     ic_buf_fini(&bytes);
+    return rc;
+}
+
+int ic_client_export(ic_client *c, const char *session, const char *at, ic_client_write_fn *write,
+                     void *arg, ic_error *e)
+{
+    bool forgotten = true;
+    int rc = IC_OK;
+    for (int i = 0; i < TRIES && forgotten && !rc; i++) {
+        rc = export_once(c, session, at, write, arg, &forgotten, e);
+        if (forgotten && i + 1 < TRIES)
+            rc = write(arg, NULL, 0, e);
+    }
     return rc;
 }
 
@@ -134,7 +152,6 @@ static int import_once(ic_client *c, ic_wire_msg *import, int fd, ic_wire_msg *r
  * the same key begins again, or gets the session. */
 int ic_client_import(ic_client *c, ic_wire_msg *import, int fd, ic_wire_msg *reply, ic_error *e)
 {
-    enum { TRIES = 3 };
     struct stat info;
     off_t start = lseek(fd, 0, SEEK_CUR);
     if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode))

@@ -2,6 +2,8 @@
  * client. IC_NEEDS_SERVER */
 #include "ic_daemon.h"
 
+#include "clients/ic_client.h"
+
 enum { TOKENS = 30 };
 
 /* --- by hand ------------------------------------------------------------------------------------
@@ -306,6 +308,145 @@ static void transfers_keep_their_rules(void **state)
     stop_daemon(&d); /* with four exports begun */
 }
 
+/* A transfer belongs to a client, not to a connection: on another one it goes on behind the newest
+ * piece, or with that piece again. */
+static void a_transfer_goes_on_after_a_reconnect(void **state)
+{
+    (void)state;
+    daemon_process d;
+    prepare(&d, "reconnect");
+    start_daemon(&d, tiny_model(), NULL);
+    talker *t = connect_talker(&d);
+    char parent[64], id[64];
+    ic_wire_id client = random_id();
+    ic_buf bytes = {0};
+    new_session(t, parent);
+    watch_film(t, parent);
+    say_hello(t, &client);
+    uint64_t transfer = begin_export(t, parent, NULL);
+    bool last = fetch(t, transfer, &bytes);
+    while (!last) {
+        disconnect_talker(&t);
+        t = connect_talker(&d);
+        say_hello(t, &client);
+        size_t before = bytes.size;
+        last = fetch(t, transfer, &bytes);
+        if (last)
+            break;
+        bytes.size = before; /* the answer was lost: again */
+        disconnect_talker(&t);
+        t = connect_talker(&d);
+        say_hello(t, &client);
+        last = fetch(t, transfer, &bytes);
+    }
+    assert_true(bytes.size > 2 * IC_WIRE_PIECE_MAX);
+    import_session(t, bytes.data, bytes.size, id);
+    assert_int_equal(session_count(t), 2);
+    ic_buf_fini(&bytes);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
+typedef struct broken_export {
+    daemon_process *d;
+    ic_buf bytes;
+    int begun, deaths; /* times it began again; times the server is to be killed after a piece */
+} broken_export;
+
+static int take_piece(void *arg, const void *bytes, size_t size, ic_error *error)
+{
+    broken_export *b = arg;
+    (void)error;
+    if (!bytes) {
+        ic_buf_clear(&b->bytes);
+        b->begun++;
+        return IC_OK;
+    }
+    ic_buf_append(&b->bytes, bytes, size);
+    if (b->deaths > 0) {
+        b->deaths--;
+        kill(b->d->pid, SIGKILL);
+        wait_daemon(b->d);
+        start_daemon(b->d, tiny_model(), NULL);
+    }
+    return IC_OK;
+}
+
+/* An export whose server is killed in the middle is begun again and whole in the end; one whose
+ * server dies each time ends with an error. */
+static void an_export_survives_the_server(void **state)
+{
+    (void)state;
+    daemon_process d;
+    prepare(&d, "survives");
+    start_daemon(&d, tiny_model(), NULL);
+    talker *t = connect_talker(&d);
+    char parent[64], id[64];
+    ic_error error = {0};
+    ic_client *c = NULL;
+    new_session(t, parent);
+    watch_film(t, parent);
+    disconnect_talker(&t);
+    ic_client_options options = {.endpoint = d.endpoint, .name = "test", .timeout_ms = 20000};
+    ic_assert_ok(ic_client_open(&c, &options, &error), &error);
+    broken_export b = {.d = &d, .deaths = 2};
+    ic_assert_ok(ic_client_export(c, parent, NULL, take_piece, &b, &error), &error);
+    assert_int_equal(b.begun, 2);
+    t = connect_talker(&d);
+    import_session(t, b.bytes.data, b.bytes.size, id);
+    disconnect_talker(&t);
+    b.deaths = 3;
+    assert_int_equal(ic_client_export(c, parent, NULL, take_piece, &b, &error), IC_ENOTFOUND);
+    ic_client_close(&c);
+    ic_buf_fini(&b.bytes);
+    stop_daemon(&d);
+}
+
+/* A transfer that nobody goes on with is given up after its time, and its place is free; one that
+ * is gone on with is not. */
+static void a_forgotten_transfer_is_given_up(void **state)
+{
+    (void)state;
+    static const char *const overrides[] = {"server.transfer_s=2", NULL};
+    daemon_process d;
+    prepare(&d, "idle");
+    start_daemon(&d, tiny_model(), overrides);
+    talker *t = connect_talker(&d);
+    char parent[64];
+    ic_buf bytes = {0};
+    ic_wire_msg m;
+    new_session(t, parent);
+    watch_film(t, parent);
+    uint64_t kept = begin_export(t, parent, NULL), left[3];
+    for (int i = 0; i < 2; i++)
+        left[i] = begin_export(t, parent, NULL);
+    left[2] = begin_import(t, NULL);
+    assert_false(fetch(t, kept, &bytes));
+    for (int i = 0; i < 8; i++) { /* the newest piece again and again */
+        sleep(1);
+        m = fetch_msg(kept, 0);
+        ic_wire_msg reply;
+        must(t, &m, &reply);
+        ic_wire_msg_fini(&reply);
+    }
+    for (int i = 0; i < 2; i++) {
+        m = fetch_msg(left[i], 0);
+        must_fail(t, &m, "NOTFOUND");
+    }
+    ic_wire_msg reply;
+    put(t, left[2], 0, "x", 1, false, &reply);
+    assert_string_equal(reply.error.code, "NOTFOUND");
+    ic_wire_msg_fini(&reply);
+    assert_true(log_has(&d, "given up"));
+    for (int i = 0; i < 3; i++)
+        begin_export(t, parent, NULL);
+    while (!fetch(t, kept, &bytes))
+        continue;
+    ic_buf_fini(&bytes);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
 /* By the terminal client: to a file and from it, through a pipe, with titles; and its exit status
  * where that cannot be. */
 static void the_terminal_client_moves_sessions(void **state)
@@ -350,6 +491,9 @@ int main(void)
         cmocka_unit_test(a_session_moves),
         cmocka_unit_test(what_cannot_be_taken_is_refused),
         cmocka_unit_test(transfers_keep_their_rules),
+        cmocka_unit_test(a_transfer_goes_on_after_a_reconnect),
+        cmocka_unit_test(an_export_survives_the_server),
+        cmocka_unit_test(a_forgotten_transfer_is_given_up),
         cmocka_unit_test(the_terminal_client_moves_sessions),
     };
     return IC_DAEMON_RUN(tests);
