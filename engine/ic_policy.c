@@ -43,9 +43,11 @@ void ic_policy_settle(ic_session_config *c)
         return;
     c->recent_pct = settled(c->recent_pct, p->recent_pct);
     c->bias_pct = settled(c->bias_pct, p->bias_pct);
-    c->smooth_pct = settled(c->smooth_pct, p->smooth_pct);
-    c->pool = c->pool ? c->pool : p->pool;
     c->questions = settled_later(c->questions, p->questions);
+    /* What lasts are the scores of questions: without these the policy has nothing to smooth. */
+    int smooth = p->questions > 0 && c->questions < 0 ? 0 : p->smooth_pct;
+    c->smooth_pct = settled(c->smooth_pct, smooth);
+    c->pool = c->pool ? c->pool : p->pool;
     /* Whole frames, where they are asked for, are not thinned out. */
     c->thin = settled_later(c->thin, c->frame_unit == IC_FRAME_WHOLE ? 0 : p->thin);
     c->fade_pct = settled_later(c->fade_pct, p->fade_pct);

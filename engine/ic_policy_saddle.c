@@ -10,9 +10,19 @@
  * came since the last window (an answer) count as recent; when an answer uses up its slack, the
  * lowest scores of the last chunk leave first, then the oldest rows.
  *
- * saddle-paper is that. saddle differs in one thing, which is ours too: scores are means over 15
- * neighbours, so that stretches stay and not lone tokens, whose neighbours in the cache would then
- * be strangers (docs/policies.md has the measurement). */
+ * saddle-paper is that. saddle differs, and in all of this it is ours (docs/memory.md has what was
+ * measured):
+ * - The window is not the chunk's, which on a film is a frame and knows nothing of what will be
+ *   asked, but the last queries of the newest questions: they look again whenever something must
+ *   leave, standing where the newest rows do. As long as nothing has been asked the chunk's own
+ *   queries look.
+ * - A row's score is the most that any one of them pays, and fades from chunk to chunk, so that
+ *   what mattered once stays for a while.
+ * - Frames are thinned out: the newest few stay whole, of each older one some best rows, with age
+ *   ever fewer, of ever fewer frames. (That the best of a bucket of time should stay is LiveVLM's
+ *   idea, too.)
+ * - Newest text has a share of its own, so that frames do not crowd it out, nor it them.
+ * - Where nothing has been asked, the rest is the newest: on prose saddle is streaming. */
 #include "engine/ic_policy.h"
 
 static float hundredths(int value)
@@ -50,7 +60,12 @@ const ic_policy ic_policy_saddle = {.name = "saddle",
                                     .score = IC_SCORE_WINDOW,
                                     .recent_pct = 50,
                                     .bias_pct = 100,
+                                    .smooth_pct = 95,
                                     .pool = 15,
+                                    .questions = 8,
+                                    .thin = 4,
+                                    .fade_pct = 100,
+                                    .text_pct = 20,
                                     .settings = USES,
                                     .plan = build_plan};
 

@@ -132,10 +132,11 @@ IC_MUST_CHECK int ic_slab_load_positions(ic_slab *s, int32_t limit, ic_cursor *i
  * without a score are above all others.
  * With `thin`, behind the sinks: the newest `text` rows that are no frames; the newest `frames`
  * groups whole, markers too; of every other group its `thin` best rows, whatever they are, and if
- * that is too much, not of all groups: one after another is given up of which least is lost, the
- * hole that it leaves between its neighbours, in rows, over its age to the power `fade`, times 1 +
- * `care` * its best score / the mean of these; then as without `thin`, where with `aged` the
- * scores count no further: the newest. */
+ * that is too much, one row after another is given up of which least is lost: the last row of a
+ * group is worth the hole that it leaves between its neighbours, in rows, over its age to the power
+ * `fade`, times 1 + `care` * the group's best score / the mean of these; each row above the last
+ * half as much as the one below. Then as without `thin`, where with `aged` the scores count no
+ * further: the newest. */
 typedef struct ic_plan {
     int budget; /* rows that may stay per head */
     int sinks;  /* oldest rows that stay besides the pinned ones */

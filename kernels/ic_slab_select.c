@@ -385,7 +385,8 @@ static float lost_with(const eviction *v, const thinned *list, int i, float now,
     float next = t->behind >= 0 ? list[t->behind].at : now;
     float last = t->before >= 0 ? list[t->before].at : t->at - (next - t->at);
     float care = mean > 0 && t->score > 0 ? v->plan->care * t->score / mean : 0;
-    return (next - last) / powf(now - t->at, v->plan->fade) * (1 + care);
+    float hole = (next - last) / powf(now - t->at, v->plan->fade) * (1 + care);
+    return ldexpf(hole, 1 - t->rows);
 }
 
 static int list_groups(const eviction *v, thinned *list, int *rows, float *mean)
@@ -415,8 +416,9 @@ static int list_groups(const eviction *v, thinned *list, int *rows, float *mean)
     return n;
 }
 
-/* Takes the link of which least is lost out of the chain; the older of equals. Rows it had. */
-static int give_up(const eviction *v, thinned *list, int *head, float now, float mean)
+/* Takes the row of which least is lost from its group, the older of equals; the last one takes the
+ * link out of the chain. */
+static void give_up(const eviction *v, thinned *list, int *head, float now, float mean)
 {
     int least = -1;
     float lowest = 0;
@@ -428,13 +430,14 @@ static int give_up(const eviction *v, thinned *list, int *head, float now, float
         }
     }
     thinned *t = &list[least];
+    if (--t->rows > 0)
+        return;
     if (t->before >= 0)
         list[t->before].behind = t->behind;
     else
         *head = t->behind;
     if (t->behind >= 0)
         list[t->behind].before = t->before;
-    return t->rows;
 }
 
 static void keep_thinned(eviction *v)
@@ -444,8 +447,8 @@ static void keep_thinned(eviction *v)
     float mean, now = (float)row_at(v, v->count - 1)->ordinal + 1;
     if (list_groups(v, list, &rows, &mean) == 0)
         return;
-    while (rows > room && head >= 0)
-        rows -= give_up(v, list, &head, now, mean);
+    for (; rows > room && head >= 0; rows--)
+        give_up(v, list, &head, now, mean);
     for (int i = head; i >= 0; i = list[i].behind)
         for (int n = 0; n < list[i].rows; n++)
             keep_row(v, best_row(v, list[i].group));

@@ -236,6 +236,10 @@ static void old_configurations_are_read(void **state)
         assert_int_equal(c.engine.recent_pct, rows[i].recent_pct);
         assert_int_equal(c.engine.bias_pct, rows[i].bias_pct);
         assert_int_equal(c.engine.pool, rows[i].pool);
+        assert_int_equal(c.engine.questions, -1); /* what came later is not theirs */
+        assert_int_equal(c.engine.thin, -1);
+        ic_session_config_settle(&c.engine);
+        assert_int_equal(c.engine.smooth_pct, 0);
         ic_talk_config_fini(&c);
         ic_buf_fini(&bytes);
     }

@@ -422,8 +422,8 @@ static double lost_with(const world *w, const old_frame *f, int n, int i, double
     return (next - last) / pow(now - f[i].at, fade);
 }
 
-/* Thinning as docs/policies.md tells it: the newest frames whole; of the others some rows each, of
- * ever fewer frames until they fit. */
+/* Thinning as docs/policies.md tells it: of each frame that is not whole some rows, then row after
+ * row less until they fit. */
 static void keep_thinned(const world *w, head *h, const double *score)
 {
     static old_frame list[SLOTS];
@@ -453,7 +453,7 @@ static void keep_thinned(const world *w, head *h, const double *score)
         double lowest = INFINITY, second = INFINITY;
         for (int i = 0; i < n; i++) {
             double part = mean > 0 && list[i].best > 0 ? care * list[i].best / mean : 0;
-            double lost = lost_with(w, list, n, i, now) * (1 + part);
+            double lost = lost_with(w, list, n, i, now) * (1 + part) * pow(0.5, list[i].rows - 1);
             if (lost < lowest) {
                 second = lowest;
                 lowest = lost;
@@ -464,7 +464,9 @@ static void keep_thinned(const world *w, head *h, const double *score)
         }
         if (care > 0 && second / lowest - 1 < gap)
             gap = second / lowest - 1;
-        rows -= list[least].rows;
+        rows--;
+        if (--list[least].rows > 0)
+            continue;
         memmove(list + least, list + least + 1, (size_t)(--n - least) * sizeof *list);
     }
     for (int i = 0; i < n; i++)
@@ -747,6 +749,8 @@ static void look_again(world *w, int n, float **q)
 
 static void expect_same(const world *w)
 {
+    /* Far from the origin f32 knows angles less well, which shows where nothing is averaged. */
+    double exact = w->original ? 3e-4 : 1e-5;
     for (int i = 0; i < LAYERS * KV; i++) {
         const head *h = &w->heads[i];
         ic_row rows[SLOTS];
@@ -768,7 +772,7 @@ static void expect_same(const world *w)
             assert_memory_equal(k, e->k, sizeof k);
             assert_memory_equal(v, e->v, sizeof v);
             if (w->policy->score)
-                assert_true(fabs((double)scores[j] - e->score) < 1e-5 * fabs(e->score) + 1e-9);
+                assert_true(fabs((double)scores[j] - e->score) < exact * fabs(e->score) + 1e-9);
         }
     }
 }
@@ -777,7 +781,7 @@ static void evict(world *w)
 {
     ic_plan plan = {0};
     bool due = ic_policy_chunk_end(w->policy, &w->config, ic_slab_used(w->slab), &plan);
-    plan.aged = w->aged = thinned && w->asked_rows == 0;
+    plan.aged = w->aged = ic_policy_score(&w->config) == IC_SCORE_PEAK && w->asked_rows == 0;
     if (due)
         assert_int_equal(ic_slab_evict(w->slab, &plan, NULL), 0);
     assert_true(ic_slab_used(w->slab) <= BUDGET);
@@ -890,12 +894,17 @@ static void test_snapkv(void **state)
 static void test_whole_frames(void **state)
 {
     (void)state;
-    run(&(ic_session_config){.policy = "saddle", .frame_unit = IC_FRAME_WHOLE});
-    run(&(ic_session_config){
-        .policy = "saddle", .frame_unit = IC_FRAME_WHOLE, .recent_pct = 20, .bias_pct = -1});
+    run(&(ic_session_config){.policy = "saddle", .questions = -1, .frame_unit = IC_FRAME_WHOLE});
+    run(&(ic_session_config){.policy = "saddle",
+                             .questions = -1,
+                             .frame_unit = IC_FRAME_WHOLE,
+                             .recent_pct = 20,
+                             .bias_pct = -1});
     run(&(ic_session_config){
         .policy = "saddle-paper", .frame_unit = IC_FRAME_WHOLE, .recent_pct = -1, .per_layer = 1});
-    run_stream(&(ic_session_config){.policy = "saddle", .frame_unit = IC_FRAME_WHOLE}, true);
+    run_stream(
+        &(ic_session_config){.policy = "saddle", .questions = -1, .frame_unit = IC_FRAME_WHOLE},
+        true);
 }
 
 /* With thinning, saddle keeps the newest frames whole, of each older one the rows that questions

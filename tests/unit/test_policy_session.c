@@ -466,12 +466,13 @@ static void test_settings(void **state)
     snprintf(good.policy, sizeof good.policy, "saddle");
     ic_session_meaning(engine, &good, one);
     int *settings[] = {&c.window,    &c.recent_pct, &c.bias_pct,  &c.smooth_pct, &c.pool,
-                       &c.per_layer, &c.frames,     &c.positions, &c.frame_unit};
-    static const char *const names[] = {"window",     "recent_pct", "bias",
-                                        "smooth_pct", "pool",       "granularity",
-                                        "frames",     "positions",  "frame_unit"};
-    static const int other_values[] = {16, 33, 77, 9, 5, 1, 2, 1, 2};
-    for (int i = 0; i < 9; i++) {
+                       &c.per_layer, &c.frames,     &c.positions, &c.frame_unit, &c.questions,
+                       &c.thin,      &c.fade_pct,   &c.care_pct,  &c.text_pct};
+    static const char *const names[] = {
+        "window",    "recent_pct", "bias",      "smooth_pct", "pool", "granularity", "frames",
+        "positions", "frame_unit", "questions", "thin",       "fade", "care",        "text_pct"};
+    static const int other_values[] = {16, 33, 77, 9, 5, 1, 2, 1, 2, 5, 7, 55, 44, 66};
+    for (int i = 0; i < 14; i++) {
         c = good;
         *settings[i] = -2;
         assert_int_equal(ic_session_new(&s, engine, &c, &e), IC_EINVAL);
