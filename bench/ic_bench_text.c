@@ -137,12 +137,6 @@ static ic_mat part(const ic_mat *m, int64_t rows, int64_t first, int64_t cols)
     return (ic_mat){at, m->dtype, rows, cols, m->stride};
 }
 
-static ic_mat row_of(const ic_mat *m, int row)
-{
-    char *at = (char *)m->data + (size_t)(row * m->stride) * ic_dtype_size(m->dtype);
-    return (ic_mat){at, m->dtype, 1, m->cols, m->stride};
-}
-
 typedef struct pass {
     ic_bench_text *t;
     ic_role role;
@@ -154,12 +148,7 @@ static int store(const pass *p, int index, const ic_mat *k, const ic_mat *v)
 {
     if (p->role == IC_PREFILL)
         return ic_slab_store(p->slabs[0], index, p->rows, 0, k, v);
-    int rc = 0;
-    for (int i = 0; rc == 0 && i < p->rows; i++) {
-        ic_mat ki = row_of(k, i), vi = row_of(v, i);
-        rc = ic_slab_store(p->slabs[i], index, 1, 0, &ki, &vi);
-    }
-    return rc;
+    return ic_slab_store_each(p->slabs, p->rows, index, k, v);
 }
 
 static int attend(const pass *p, int index, const ic_mat *q, ic_mat *y)
@@ -167,9 +156,12 @@ static int attend(const pass *p, int index, const ic_mat *q, ic_mat *y)
     ic_bench_text *t = p->t;
     ic_rope rope = {t->s.head_dim / 2, t->inv_freq, t->axis, 1};
     float scale = 1.0f / sqrtf((float)t->s.head_dim);
+    const ic_slab *const *slabs = (const ic_slab *const *)p->slabs;
+    if (p->role == IC_DECODE && t->rotated)
+        return ic_op_attention_decode_rotated(t->d, slabs, p->rows, index, t->s.heads, q, &rope,
+                                              scale, y);
     if (p->role == IC_DECODE)
-        return ic_op_attention_decode(t->d, (const ic_slab *const *)p->slabs, p->rows, index,
-                                      t->s.heads, q, &rope, scale, y);
+        return ic_op_attention_decode(t->d, slabs, p->rows, index, t->s.heads, q, &rope, scale, y);
     return ic_op_attention_prefill_scored(t->d, p->slabs[0], index, t->s.heads, q, 0, &rope, scale,
                                           p->window, y);
 }
@@ -230,9 +222,9 @@ int ic_bench_text_prefill(ic_bench_text *t, ic_slab *slab, int rows, uint32_t gr
         if (group) {
             list[i].group = group;
             list[i].kind = IC_ROW_VISION;
-            list[i].h = (uint16_t)(i / (IC_BENCH_GRID / 2));
-            list[i].w = (uint16_t)(i % (IC_BENCH_GRID / 2));
-            list[i].advance = IC_BENCH_GRID / 2;
+            list[i].h = (uint16_t)(i / (t->s.grid / 2));
+            list[i].w = (uint16_t)(i % (t->s.grid / 2));
+            list[i].advance = (uint16_t)(t->s.grid / 2);
         }
     }
     int rc = ic_slab_append(slab, list, rows, e);
@@ -254,7 +246,7 @@ int ic_bench_text_decode(ic_bench_text *t, ic_slab *const *slabs, int n, int32_t
     pass p = {t, IC_DECODE, n, 0, slabs};
     ic_mat x = part(&t->x, n, 0, t->s.hidden), normed = part(&t->normed, n, 0, t->s.hidden);
     ic_mat logits = part(&t->logits, n, 0, t->s.vocab);
-    rc = ic_ops_begin(t->d, (const ic_slab *const *)slabs, n, 1);
+    rc = ic_ops_begin(t->d, (const ic_slab *const *)slabs, n, t->rotated ? 2 : 1);
     if (rc)
         return failed(t, rc, e);
     rc = run_layers(&p);

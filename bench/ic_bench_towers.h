@@ -9,9 +9,11 @@ typedef struct ic_bench_shape {
     const char *name;
     int layers, hidden, heads, kv_heads, head_dim, inter, vocab;
     int depth, vision_hidden, vision_heads, vision_inter; /* of the vision tower */
+    int grid;   /* patches on a side of a frame: 28 of 448 pixels */
+    int shrink; /* everything is so many times less: to try the figures out */
 } ic_bench_shape;
 
-enum { IC_BENCH_DEEPSTACK = 3, IC_BENCH_GRID = 28 /* patches on a side of 448 pixels */ };
+enum { IC_BENCH_DEEPSTACK = 3 };
 
 typedef struct ic_bench_layer {
     ic_weight *qkv, *o, *gate_up, *down;
@@ -29,6 +31,7 @@ typedef struct ic_bench_text {
     ic_mat table, x, normed, qkv, attended, gate_up, gated, logits; /* [rows_max, ...] */
     int rows_max, wanted_max;
     uint32_t ordinal;
+    bool rotated; /* decode takes the keys as rotated already: for comparison */
 } ic_bench_text;
 
 /* Room for passes of rows_max rows, of decode for wanted_max sessions. IC_ENOMEM. */
@@ -51,7 +54,7 @@ typedef struct ic_bench_vision {
     ic_bench_shape s;
     ic_weight *patch, *fc1[1 + IC_BENCH_DEEPSTACK], *fc2[1 + IC_BENCH_DEEPSTACK];
     ic_bench_layer *blocks;
-    double product_flops; /* of one pair of frames of 448 x 448 */
+    double product_flops; /* of one pair of frames */
     float *ones, *zeros, *positions;
     ic_mat x, normed, wide, attended, middle, tokens;
     uint8_t *pixels;

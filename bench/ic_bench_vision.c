@@ -1,4 +1,4 @@
-/* The vision tower of ic_bench_towers.h: Qwen3-VL's, over pairs of frames of 448 x 448. */
+/* The vision tower of ic_bench_towers.h: Qwen3-VL's, over pairs of frames. */
 #include <math.h>
 #include <string.h>
 
@@ -10,11 +10,19 @@ enum {
     TEMPORAL = 2,
     MERGE = 2,
     UNIT = MERGE * MERGE,
-    PATCHES = IC_BENCH_GRID * IC_BENCH_GRID,
     VALUES = 3 * TEMPORAL * PATCH * PATCH,
-    FRAME_BYTES = PATCHES * PATCH * PATCH * 3,
     SIDE = 48 /* of the table of learned positions */
 };
+
+static int64_t patches_of(const ic_bench_vision *v)
+{
+    return (int64_t)v->s.grid * v->s.grid;
+}
+
+static size_t frame_bytes(const ic_bench_vision *v)
+{
+    return (size_t)patches_of(v) * PATCH * PATCH * 3;
+}
 
 static int made_up(ic_bench_vision *v, ic_weight **w, int64_t out, int64_t in, ic_error *e)
 {
@@ -38,7 +46,7 @@ static int make_weights(ic_bench_vision *v, ic_error *e)
     }
     double block = (double)(4 * hidden * hidden + 2 * hidden * inter);
     double merger = (double)(merged * merged + merged * v->s.hidden) / UNIT;
-    v->product_flops = 2.0 * PATCHES
+    v->product_flops = 2.0 * (double)patches_of(v)
                        * ((double)VALUES * (double)hidden + v->s.depth * block
                           + (1 + IC_BENCH_DEEPSTACK) * merger);
     return rc;
@@ -65,7 +73,7 @@ static int make_vector(ic_device *d, float **v, size_t n, float value, ic_error 
 
 static int make_rooms(ic_bench_vision *v, ic_error *e)
 {
-    int64_t hidden = v->s.vision_hidden, rows = (int64_t)v->pairs_max * PATCHES;
+    int64_t hidden = v->s.vision_hidden, rows = v->pairs_max * patches_of(v);
     int64_t tokens = rows / UNIT * (1 + IC_BENCH_DEEPSTACK);
     int64_t wide = 3 * hidden > VALUES ? 3 * hidden : VALUES;
     int rc = make_mat(v->d, &v->x, IC_F32, rows, hidden, e);
@@ -86,8 +94,8 @@ int ic_bench_vision_new(ic_bench_vision *v, ic_device *d, const ic_bench_shape *
 {
     *v = (ic_bench_vision){.d = d, .s = *s, .pairs_max = pairs_max};
     v->blocks = ic_calloc((size_t)s->depth, sizeof *v->blocks);
-    v->pixels = ic_alloc(2 * (size_t)FRAME_BYTES);
-    for (size_t i = 0; i < 2 * (size_t)FRAME_BYTES; i++)
+    v->pixels = ic_alloc(2 * frame_bytes(v));
+    for (size_t i = 0; i < 2 * frame_bytes(v); i++)
         v->pixels[i] = (uint8_t)(i * 7 + i / 1344 * 3);
     int rc = make_rooms(v, e);
     return rc ? rc : make_weights(v, e);
@@ -132,22 +140,27 @@ static ic_mat columns(const ic_mat *m, int64_t first_row, int64_t rows, int64_t 
     return (ic_mat){at, m->dtype, rows, cols, m->stride};
 }
 
-static const ic_patch_layout layout = {
-    IC_BENCH_GRID, IC_BENCH_GRID, PATCH, TEMPORAL, MERGE, {0.5f, 0.5f, 0.5f}, {0.5f, 0.5f, 0.5f}};
+static ic_patch_layout layout_of(const ic_bench_vision *v)
+{
+    return (ic_patch_layout){v->s.grid,          v->s.grid,         PATCH, TEMPORAL, MERGE,
+                             {0.5f, 0.5f, 0.5f}, {0.5f, 0.5f, 0.5f}};
+}
 
 static int embed(ic_bench_vision *v, int pairs, ic_mat *x)
 {
-    const uint8_t *const frames[TEMPORAL] = {v->pixels, v->pixels + FRAME_BYTES};
+    const uint8_t *const frames[TEMPORAL] = {v->pixels, v->pixels + frame_bytes(v)};
+    ic_patch_layout layout = layout_of(v);
+    int64_t n = patches_of(v);
     ic_mat pixels = shaped(&v->wide, x->rows, VALUES);
     ic_mat table = {v->positions, IC_F32, (int64_t)SIDE * SIDE, x->cols, x->cols};
     int rc = 0;
     for (int i = 0; rc == 0 && i < pairs; i++) {
-        ic_mat y = columns(&pixels, (int64_t)i * PATCHES, PATCHES, 0, VALUES);
+        ic_mat y = columns(&pixels, i * n, n, 0, VALUES);
         rc = ic_op_patchify(v->d, &layout, frames, &y);
     }
     rc = rc ? rc : ic_op_gemm(v->d, IC_PREFILL, &pixels, v->patch, v->ones, false, x);
     for (int i = 0; rc == 0 && i < pairs; i++) {
-        ic_mat y = columns(x, (int64_t)i * PATCHES, PATCHES, 0, x->cols);
+        ic_mat y = columns(x, i * n, n, 0, x->cols);
         rc = ic_op_vision_positions(v->d, &table, SIDE, &layout, &y);
     }
     return rc;
@@ -157,12 +170,14 @@ static int attend(ic_bench_vision *v, int pairs, const ic_mat *qkv, ic_mat *y)
 {
     int64_t hidden = y->cols;
     int heads = v->s.vision_heads, head_dim = (int)hidden / heads, rc = 0;
+    ic_patch_layout layout = layout_of(v);
+    int64_t n = patches_of(v);
     int32_t *starts = ic_calloc((size_t)pairs + 1, sizeof *starts);
     for (int i = 0; i <= pairs; i++)
-        starts[i] = i * PATCHES;
+        starts[i] = (int32_t)(i * n);
     for (int i = 0; rc == 0 && i < pairs; i++) {
-        ic_mat q = columns(qkv, starts[i], PATCHES, 0, hidden);
-        ic_mat k = columns(qkv, starts[i], PATCHES, hidden, hidden);
+        ic_mat q = columns(qkv, starts[i], n, 0, hidden);
+        ic_mat k = columns(qkv, starts[i], n, hidden, hidden);
         rc = ic_op_vision_rope(v->d, &layout, heads, head_dim, 1e4f, &q, &k);
     }
     ic_mat q = columns(qkv, 0, y->rows, 0, hidden), k = columns(qkv, 0, y->rows, hidden, hidden);
@@ -205,7 +220,7 @@ static int merge(ic_bench_vision *v, int level, const ic_mat *x)
 
 int ic_bench_vision_encode(ic_bench_vision *v, int pairs, ic_error *e)
 {
-    ic_mat x = shaped(&v->x, (int64_t)pairs * PATCHES, v->s.vision_hidden);
+    ic_mat x = shaped(&v->x, pairs * patches_of(v), v->s.vision_hidden);
     int rc = embed(v, pairs, &x), level = 1;
     for (int i = 0; rc == 0 && i < v->s.depth; i++) {
         rc = run_block(v, &v->blocks[i], pairs, &x);

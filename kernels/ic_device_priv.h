@@ -73,6 +73,9 @@ typedef struct ic_backend {
                            const ic_rope *rope, float scale);
     int (*attention_decode)(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,
                             const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y);
+    int (*attention_decode_rotated)(ic_device *d, const ic_slab *const *slabs, int n, int layer,
+                                    int heads, const ic_mat *q, const ic_rope *rope, float scale,
+                                    ic_mat *y); /* NULL: it cannot */
     int (*patchify)(ic_device *d, const ic_patch_layout *layout, const uint8_t *const *frames,
                     ic_mat *y);
     int (*vision_positions)(ic_device *d, const ic_mat *table, int side,

@@ -169,8 +169,8 @@ int ic_op_attention_score(ic_device *d, ic_slab *s, int layer, int heads, const 
     return q->rows ? d->backend->attention_score(d, s, layer, heads, q, rope, scale) : 0;
 }
 
-int ic_op_attention_decode(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,
-                           const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y)
+static void check_decode(const ic_slab *const *slabs, int n, int layer, int heads, const ic_mat *q,
+                         const ic_rope *rope, const ic_mat *y)
 {
     IC_ASSERT(q->rows == n);
     for (int i = 0; i < n; i++) {
@@ -179,7 +179,24 @@ int ic_op_attention_decode(ic_device *d, const ic_slab *const *slabs, int n, int
         for (int h = 0; h < slabs[i]->desc.kv_heads; h++)
             IC_ASSERT(ic_slab_count(slabs[i], layer, h) > 0);
     }
+}
+
+int ic_op_attention_decode(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,
+                           const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y)
+{
+    check_decode(slabs, n, layer, heads, q, rope, y);
     return n ? d->backend->attention_decode(d, slabs, n, layer, heads, q, rope, scale, y) : 0;
+}
+
+int ic_op_attention_decode_rotated(ic_device *d, const ic_slab *const *slabs, int n, int layer,
+                                   int heads, const ic_mat *q, const ic_rope *rope, float scale,
+                                   ic_mat *y)
+{
+    check_decode(slabs, n, layer, heads, q, rope, y);
+    if (!d->backend->attention_decode_rotated)
+        return IC_EUNSUPPORTED;
+    return n ? d->backend->attention_decode_rotated(d, slabs, n, layer, heads, q, rope, scale, y)
+             : 0;
 }
 
 int ic_op_patchify(ic_device *d, const ic_patch_layout *layout, const uint8_t *const *frames,

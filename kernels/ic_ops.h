@@ -85,6 +85,12 @@ int ic_op_attention_score(ic_device *d, ic_slab *s, int layer, int heads, const 
 int ic_op_attention_decode(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,
                            const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y);
 
+/* For measuring: as ic_op_attention_decode, of caches whose keys lie there rotated already.
+ * IC_EUNSUPPORTED: not by this device, or not for such heads. */
+int ic_op_attention_decode_rotated(ic_device *d, const ic_slab *const *slabs, int n, int layer,
+                                   int heads, const ic_mat *q, const ic_rope *rope, float scale,
+                                   ic_mat *y);
+
 /* --- vision
  * ---------------------------------------------------------------------------------------------- */
 

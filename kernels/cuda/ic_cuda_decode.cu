@@ -427,9 +427,8 @@ static int count_alike(const ic_slab *const *slabs, int first, int n)
     return end - first;
 }
 
-int ic_cuda_attention_decode(ic_device *base, const ic_slab *const *slabs, int n, int layer,
-                             int heads, const ic_mat *q, const ic_rope *rope, float scale,
-                             ic_mat *y)
+static int decode_all(ic_device *base, const ic_slab *const *slabs, int n, int layer, int heads,
+                      const ic_mat *q, const ic_rope *rope, float scale, bool rotated, ic_mat *y)
 {
     ic_cuda_device *d = ic_cuda_of(base);
     ic_cuda_rope turned;
@@ -447,7 +446,24 @@ int ic_cuda_attention_decode(ic_device *base, const ic_slab *const *slabs, int n
         j.dim = slabs[0]->desc.head_dim;
         /* The rope's scale is on both sides of a product. */
         j.scale = scale * IC_CUDA_LOG2E * rope->scale * rope->scale;
+        j.rotated = rotated;
         rc = decode_some(d, slabs + first, some, layer, turned, j);
     }
     return rc;
+}
+
+int ic_cuda_attention_decode(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,
+                             const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y)
+{
+    return decode_all(d, slabs, n, layer, heads, q, rope, scale, false, y);
+}
+
+int ic_cuda_attention_decode_rotated(ic_device *d, const ic_slab *const *slabs, int n, int layer,
+                                     int heads, const ic_mat *q, const ic_rope *rope, float scale,
+                                     ic_mat *y)
+{
+    for (int i = 0; i < n; i++)
+        if (slabs[i]->desc.k_dtype == IC_F32 || slabs[i]->desc.head_dim % 16)
+            return IC_EUNSUPPORTED;
+    return decode_all(d, slabs, n, layer, heads, q, rope, scale, true, y);
 }

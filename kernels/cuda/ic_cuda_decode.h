@@ -29,7 +29,8 @@ typedef struct ic_cuda_decode_job {
     float *parts;        /* [sessions, heads, splits, dim], weighed under the stat's maximum */
     float *scores;       /* [sessions, heads, places]: where sums are kept; or NULL */
     int32_t heads, kv_heads, group, dim, splits, places;
-    float scale; /* of scores, in powers of two; the rope's own scale is in it */
+    float scale;  /* of scores, in powers of two; the rope's own scale is in it */
+    bool rotated; /* keys are already: for measuring, and on the tensor cores alone */
 } ic_cuda_decode_job;
 
 /* Scratch in IC_CUDA_ROOM_PARTS for as many sessions as one launch takes. */

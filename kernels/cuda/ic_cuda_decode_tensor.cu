@@ -155,7 +155,7 @@ static __device__ __forceinline__ void fetch_values(char *tile, const char *v, c
 }
 
 /* Scores of a tile of 16 keys. */
-template <class T, int M>
+template <class T, int M, bool ROTATED>
 static __device__ __forceinline__ void
 score_tile(const lane_share<M> &lane, const query_share<T, M> &q, const char *tile,
            const place *places, int first, int keys, float (&s)[4])
@@ -164,7 +164,7 @@ score_tile(const lane_share<M> &lane, const query_share<T, M> &q, const char *ti
     place at[2];
 #pragma unroll
     for (int key = 0; key < 2; key++)
-        at[key] = places[min(first + lane.row + 8 * key, keys - 1)];
+        at[key] = ROTATED ? place() : places[min(first + lane.row + 8 * key, keys - 1)];
     s[0] = s[1] = s[2] = s[3] = 0;
 #pragma unroll
     for (int m = 0; m < M; m++) {
@@ -177,7 +177,8 @@ score_tile(const lane_share<M> &lane, const query_share<T, M> &q, const char *ti
             float low[8], high[8];
             ic_cuda_load(piece, low);
             ic_cuda_load(piece + 32 * PIECE / sizeof(T), high);
-            lane.turn(m, at[key], low, high);
+            if (!ROTATED)
+                lane.turn(m, at[key], low, high);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 a[i][key] = ic_cuda_pair<T>(low[2 * i], low[2 * i + 1]);
@@ -260,7 +261,7 @@ static __device__ __forceinline__ void weigh_tile(const char *tile, const float 
 }
 
 /* blockIdx: the split; the kv head and which 8 of its query heads; the session. */
-template <class T, int M>
+template <class T, int M, bool ROTATED>
 static __global__ void __launch_bounds__(THREADS)
     tensor_kernel(ic_cuda_decode_job j, ic_cuda_rope rope)
 {
@@ -278,7 +279,8 @@ static __global__ void __launch_bounds__(THREADS)
     int64_t table = (int64_t)kv * v.slots;
     for (int i = threadIdx.x; i < keys; i += THREADS) {
         slots[i] = v.order[table + piece + i];
-        places[i] = place_of(v.positions[table + piece + i]);
+        if (!ROTATED)
+            places[i] = place_of(v.positions[table + piece + i]);
     }
     __syncthreads();
     int warp = threadIdx.x / 32, first = warp * TILES * KEYS, bytes = tile_bytes<M>(j.dim);
@@ -298,7 +300,7 @@ static __global__ void __launch_bounds__(THREADS)
     for (int t = 0; t < TILES; t++) {
         /* Each tile of keys that is used up makes room for values. */
         ic_cuda_copy_wait<TILES - 1>();
-        score_tile<T, M>(lane, q, tiles + t * bytes, places, first + t * KEYS, keys, s[t]);
+        score_tile<T, M, ROTATED>(lane, q, tiles + t * bytes, places, first + t * KEYS, keys, s[t]);
         __syncwarp();
         fetch_values(tiles + t * bytes, values, slots, first + t * KEYS, keys, j.dim);
         ic_cuda_copy_commit();
@@ -345,7 +347,8 @@ static int start(ic_cuda_device *d, const ic_cuda_decode_job &j, int n, const ic
     size_t tiles = (size_t)WARPS * TILES * tile_bytes<M>(j.dim);
     size_t parts = (size_t)WARPS * HEADS * j.dim * sizeof(float);
     int groups = (j.group + HEADS - 1) / HEADS;
-    return ic_cuda_launch(d, tensor_kernel<T, M>, dim3(j.splits, j.kv_heads * groups, n), THREADS,
+    return ic_cuda_launch(d, j.rotated ? tensor_kernel<T, M, true> : tensor_kernel<T, M, false>,
+                          dim3(j.splits, j.kv_heads * groups, n), THREADS,
                           tiles > parts ? tiles : parts, j, rope);
 }
 

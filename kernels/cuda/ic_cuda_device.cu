@@ -170,6 +170,7 @@ static const ic_backend backend = {
     .attention_slices = ic_cuda_attention_slices,
     .attention_score = ic_cuda_attention_score,
     .attention_decode = ic_cuda_attention_decode,
+    .attention_decode_rotated = ic_cuda_attention_decode_rotated,
     .patchify = ic_cuda_patchify,
     .vision_positions = ic_cuda_vision_positions,
     .vision_rope = ic_cuda_vision_rope,

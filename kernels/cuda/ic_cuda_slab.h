@@ -56,6 +56,9 @@ int ic_cuda_attention_score(ic_device *d, const ic_slab *s, int layer, int heads
                             const ic_rope *rope, float scale);
 int ic_cuda_attention_decode(ic_device *d, const ic_slab *const *slabs, int n, int layer, int heads,
                              const ic_mat *q, const ic_rope *rope, float scale, ic_mat *y);
+int ic_cuda_attention_decode_rotated(ic_device *d, const ic_slab *const *slabs, int n, int layer,
+                                     int heads, const ic_mat *q, const ic_rope *rope, float scale,
+                                     ic_mat *y);
 int ic_cuda_attention_full(ic_device *d, const ic_mat *q, const ic_mat *k, const ic_mat *v,
                            const int32_t *starts, int n, int heads, float scale, ic_mat *y);
 

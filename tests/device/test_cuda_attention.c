@@ -313,6 +313,61 @@ static void test_decode(void **state)
     }
 }
 
+/* Keys turned by the positions at which `count` rows of text stand. */
+static void turn_keys(const session *s, int count, float *k)
+{
+    int half = s->shape.dim / 2, kv = s->shape.kv;
+    ic_pos *at = ic_calloc((size_t)count, sizeof *at);
+    ic_slab_rows(s->slab, LAYER, 0, NULL, NULL, at);
+    for (int row = 0; row < count; row++)
+        for (int n = 0; n < kv * half; n++) {
+            float *low = k + ((int64_t)row * kv + n / half) * s->shape.dim + n % half;
+            int axis = s->axis[n % half];
+            float p = (float)(axis == 0 ? at[row].t : axis == 1 ? at[row].h : at[row].w);
+            float angle = p * s->inv_freq[n % half], x = low[0];
+            low[0] = x * cosf(angle) - low[half] * sinf(angle);
+            low[half] = low[half] * cosf(angle) + x * sinf(angle);
+        }
+    ic_free(at);
+}
+
+/* Decode over keys that lie there rotated gives what rotating them while reading gives. */
+static void test_decode_rotated(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    enum { ROWS = 300 };
+    for (int i = 0; i < 3; i += 2) {
+        shape shape_ = shapes[i];
+        feed_data data = make_data(shape_);
+        int width = shape_.heads * shape_.dim;
+        float *y[2] = {random_floats(width), random_floats(width)};
+        session s[2], *first = &s[0];
+        start(&s[0], cuda, shape_);
+        start(&s[1], cuda, shape_);
+        store(&s[0], &data, ROWS);
+        decode(&first, 1, &data, y[0]);
+        turn_keys(&s[0], ROWS, data.k);
+        store(&s[1], &data, ROWS);
+        const ic_slab *slab = s[1].slab;
+        ic_mat q = put(cuda, data.q + (int64_t)(ROWS - 1) * width, 1, width);
+        ic_mat out = put(cuda, NULL, 1, width);
+        assert_int_equal(ic_op_attention_decode_rotated(cuda, &slab, 1, LAYER, shape_.heads, &q,
+                                                        &s[1].rope, 0.3f, &out),
+                         0);
+        get(cuda, &out, y[1]);
+        expect_near(y[1], y[0], width, decode_tolerance(shape_), "rotated keys");
+        ic_device_free(cuda, q.data);
+        ic_device_free(cuda, out.data);
+        for (int n = 0; n < 2; n++) {
+            stop(&s[n]);
+            ic_free(y[n]);
+        }
+        drop_data(&data);
+    }
+}
+
 /* On the device itself: the same bits whatever the slices. */
 static void test_slices(void **state)
 {
@@ -613,6 +668,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_decode, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_decode_rotated, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_prefill, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_slices, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_batch, open_devices, close_devices),
