@@ -23,6 +23,7 @@ typedef struct ic_bench_command {
 #endif
 #define IC_BENCH_COMMANDS(X) \
     X(engine) \
+    X(eval) \
     X(logits) \
     X(policy) \
     X(stream) \

@@ -9,13 +9,13 @@
 
 #ifdef IC_HAVE_SERVER
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "actors/media/ic_media.h"
 #include "base/ic_mem.h"
+#include "bench/ic_bench_answer.h"
 #include "bench/ic_bench_memory.h"
 
 enum { ANSWER_TOKENS = 64, ANSWER_BYTES = 2048, FIELDS = 7, LOOKS_MAX = 400 };
@@ -130,35 +130,6 @@ static int read_script(script *s, const char *path, ic_error *e)
     return IC_OK;
 }
 
-/* Does the phrase stand in the answer as whole words, in any case? */
-static bool has_phrase(const char *answer, const char *phrase, size_t length)
-{
-    for (const char *at = answer; *at; at++) {
-        bool begins = at == answer || (!isalnum((unsigned char)at[-1]) && at[-1] != '_');
-        if (begins && strncasecmp(at, phrase, length) == 0 && !isalnum((unsigned char)at[length])
-            && at[length] != '_')
-            return true;
-    }
-    return false;
-}
-
-/* "a&b|c": a, and b or c. */
-static bool is_right(const char *answer, const char *accept)
-{
-    bool found = false;
-    for (const char *at = accept;; at++) {
-        size_t length = strcspn(at, "&|");
-        found = found || has_phrase(answer, at, length);
-        at += length;
-        if (*at != '|' && !found)
-            return false;
-        if (*at == '\0')
-            return found;
-        if (*at == '&')
-            found = false;
-    }
-}
-
 /* --- the sessions -------------------------------------------------------------------------------
  */
 
@@ -263,7 +234,7 @@ static int ask(recall *r, const round_of *q, ic_error *e)
         memory *m = &r->list[i];
         if (m->ended)
             continue;
-        bool right = is_right(m->answer, q->accept);
+        bool right = ic_bench_is_right(m->answer, q->accept);
         m->outcome[m->asked++] = right ? '1' : '0';
         if (r->verbose)
             fprintf(stderr, "%s %d | %.0f s | %s %d | %s | %s | %s | %s\n", m->config.policy,

@@ -37,9 +37,13 @@ static inline ic_device *ic_test_cuda_open(int exact)
     return rc ? NULL : d;
 }
 
-/* For mains: without a device the program is skipped, not passed. */
+/* For mains: without a device the program is skipped, not passed. IC_TEST_ONLY names the test that
+ * is run (tools/gpu-check, under tools that are slow). */
 static inline bool ic_test_cuda_is_there(void)
 {
+    const char *only = getenv("IC_TEST_ONLY");
+    if (only)
+        cmocka_set_test_filter(only);
     ic_device *d = ic_test_cuda_open(0);
     bool there = d != NULL;
     ic_device_close(&d);

@@ -156,6 +156,31 @@ static void test_logits_bf16(void **state)
     assert_true(seen >= 3 || getenv("INFCHAT_TEST_CASES"));
 }
 
+/* How far the best logit of a row is above the second. */
+static double gap_of(const run *r, int64_t row)
+{
+    const float *logits = r->log.logits + row * r->log.vocab;
+    double best = -INFINITY, second = -INFINITY;
+    for (int i = 0; i < r->log.vocab; i++) {
+        double v = logits[i];
+        second = v > best ? best : v > second ? v : second;
+        best = v > best ? v : best;
+    }
+    return best - second;
+}
+
+/* Another device may choose another token where the best logit is no further ahead than 20 times
+ * what it may be off by; what comes behind is another text. */
+static void expect_excused(const run *r, int at)
+{
+    double largest, gap = gap_of(r, r->c.input_ids.count - 1 + at);
+    largest_error(r, &largest);
+    print_message("%s: another token at %d, where the best is %.1e ahead\n", r->c.name, at,
+                  gap / largest);
+    assert_string_not_equal(ic_test_device(), "cpu");
+    assert_true(gap <= 20 * 1e-4 * largest);
+}
+
 /* 64 greedy tokens are the same tokens, in single precision. */
 static void test_greedy(void **state)
 {
@@ -166,7 +191,11 @@ static void test_greedy(void **state)
         run_case(&r, cases[i], "f32");
         assert_int_equal(r.log.finish, IC_FINISH_LENGTH);
         assert_int_equal(r.log.answer_count, GREEDY);
-        assert_memory_equal(r.log.answer, r.c.greedy.data, GREEDY * sizeof(int32_t));
+        int same = 0;
+        while (same < GREEDY && r.log.answer[same] == r.c.greedy.i32[same])
+            same++;
+        if (same < GREEDY)
+            expect_excused(&r, same);
         end_case(&r);
     }
 }
