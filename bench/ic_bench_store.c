@@ -1,5 +1,6 @@
-/* infchat-bench store: how long an append waits, alone and beside a checkpoint, and how fast a
- * checkpoint is written and read back, beside a plain file of the same bytes. Left out of a build
+/* infchat-bench store: how long an append waits, alone and beside a checkpoint, what frames and
+ * tokens cost in bytes written, and how fast a checkpoint is written and read back, beside a plain
+ * file of the same bytes. Left out of a build
  * without the server's rooms. */
 #include "bench/ic_bench.h"
 
@@ -17,17 +18,25 @@
 #include "base/ic_mem.h"
 #include "session_store/ic_store.h"
 
-enum { APPENDS = 300, BATCH = 16, READS = 5 };
+enum {
+    APPENDS = 300,
+    BATCH = 16,
+    READS = 5,
+    FRAMES = 600,
+    FRAME_BYTES = 96 * 96 * 3, /* as the demo model takes them */
+    EVENT_BYTES = 120
+};
 
 struct latency {
     double p50_ms, p99_ms, max_ms;
 };
 
 struct figures {
-    int mib, segment_kib;
+    int mib, segment_kib, page_kib;
     struct latency alone, batch, beside;
     double write_mibs, cold_mibs, hot_mibs, plain_write_mibs, plain_cold_mibs, plain_hot_mibs;
     double finish_ms, delete_ms, shrink_ms;
+    double frames_factor, token_kib; /* bytes written: per byte of frames, per token's commit */
 };
 
 struct place {
@@ -105,6 +114,52 @@ static int measure_appends(ic_store *s, const struct place *at, struct figures *
     }
     f->batch = summarize(ms, APPENDS / 3);
     return rc;
+}
+
+/* All bytes that this process has handed to the kernel. */
+static int64_t bytes_written(void)
+{
+    long long bytes = 0;
+    char line[100];
+    FILE *f = fopen("/proc/self/io", "r");
+    while (f && fgets(line, sizeof line, f))
+        sscanf(line, "wchar: %lld", &bytes);
+    if (f)
+        fclose(f);
+    return bytes;
+}
+
+/* What a server writes at a frame, or at a token: a record, an event, the session's counters. */
+static int commit_record(ic_store *s, const char *id, size_t size, ic_error *e)
+{
+    static const uint8_t bytes[FRAME_BYTES];
+    ic_store_counters counters = {.frames = 1};
+    int rc = ic_store_batch_begin(s, e);
+    if (!rc)
+        rc = ic_store_journal_append(s, id, 1, 1, NULL, bytes, size, NULL, e);
+    if (!rc)
+        rc = ic_store_event_append(s, id, 1, 1, bytes, EVENT_BYTES, NULL, e);
+    if (!rc)
+        rc = ic_store_session_touch(s, id, 1, &counters, e);
+    return rc ? rc : ic_store_batch_commit(s, e);
+}
+
+/* The log is in the file before and after. */
+static int measure_bytes(ic_store *s, struct figures *f, ic_error *e)
+{
+    char id[IC_STORE_ID_CHARS + 1];
+    int64_t written[3] = {0};
+    int rc = ic_store_session_create(s, "bench", "", 1, 1, "", 0, id, e);
+    for (int part = 0; part < 3 && !rc; part++) {
+        for (int i = 0; i < FRAMES && part > 0 && !rc; i++)
+            rc = commit_record(s, id, part == 1 ? FRAME_BYTES : 64, e);
+        if (!rc)
+            rc = ic_store_shrink(s, e);
+        written[part] = bytes_written();
+    }
+    f->frames_factor = (double)(written[1] - written[0]) / FRAMES / FRAME_BYTES;
+    f->token_kib = (double)(written[2] - written[1]) / FRAMES / 1024;
+    return rc ? rc : ic_store_session_delete(s, id, e);
 }
 
 /* Writes all segments; between two of them an append waits for as long as one takes. */
@@ -263,7 +318,10 @@ static int measure_deletion(struct place *at, struct figures *f, ic_error *e)
 static int measure_writes(struct place *at, struct figures *f, ic_error *e)
 {
     ic_store *s = NULL;
-    int rc = ic_store_open(&s, &(ic_store_config){.path = at->store}, e);
+    ic_store_config config = {.path = at->store, .page_bytes = f->page_kib * 1024};
+    int rc = ic_store_open(&s, &config, e);
+    if (!rc)
+        rc = measure_bytes(s, f, e);
     if (!rc)
         rc = ic_store_session_create(s, "bench", "", 1, 1, "", 0, at->id, e);
     if (!rc)
@@ -285,6 +343,8 @@ static void print_json(const struct figures *f)
            f->mib, 1024 * f->segment_kib, f->alone.p50_ms, f->alone.p99_ms, f->alone.max_ms, BATCH,
            f->batch.p50_ms, f->batch.p99_ms, f->batch.max_ms, f->beside.p50_ms, f->beside.p99_ms,
            f->beside.max_ms);
+    printf("\"written_per_frame_byte\":%.2f,\"written_per_token_kib\":%.1f,", f->frames_factor,
+           f->token_kib);
     printf("\"write_mib_s\":%.0f,\"plain_write_mib_s\":%.0f,\"finish_ms\":%.3f,"
            "\"cold_read_mib_s\":%.0f,\"plain_cold_read_mib_s\":%.0f,\"cold_ratio\":%.3f,"
            "\"hot_read_mib_s\":%.0f,\"plain_hot_read_mib_s\":%.0f,\"hot_ratio\":%.3f,"
@@ -305,6 +365,9 @@ static void print_table(const struct figures *f)
     print_latency("append alone", &f->alone);
     print_latency("batch of 16 appends", &f->batch);
     print_latency("append beside the checkpoint", &f->beside);
+    printf("  %-34s %8.2f bytes for each of theirs\n", "written for frames of 27 KB",
+           f->frames_factor);
+    printf("  %-34s %8.1f KiB\n", "written for a token of its own", f->token_kib);
     printf("  %-34s %8.0f MiB/s  (plain file %.0f)\n", "checkpoint write", f->write_mibs,
            f->plain_write_mibs);
     printf("  %-34s %8.3f ms\n", "manifest swap", f->finish_ms);
@@ -347,7 +410,7 @@ static int measure(struct place *at, struct figures *f, ic_error *e)
 static int run(int argc, char **argv)
 {
     static const char *const flags[] = {"--json", NULL};
-    static const char *const options[] = {"--mib", "--segment-kib", "--dir", NULL};
+    static const char *const options[] = {"--mib", "--segment-kib", "--page-kib", "--dir", NULL};
     struct place at = {0};
     struct figures f = {0};
     ic_error e = {0};
@@ -355,6 +418,7 @@ static int run(int argc, char **argv)
         return 2;
     f.mib = (int)ic_bench_number(argc, argv, "--mib", 512);
     f.segment_kib = (int)ic_bench_number(argc, argv, "--segment-kib", 1024);
+    f.page_kib = (int)ic_bench_number(argc, argv, "--page-kib", 0);
     if (f.mib < 4 || f.mib > 65536 || f.segment_kib < 64
         || f.segment_kib > IC_STORE_SEGMENT_MAX / 1024) {
         fprintf(stderr, "--mib takes 4 to 65536, --segment-kib 64 to %d\n",
@@ -384,7 +448,7 @@ static int run(int argc, char **argv)
 
 const ic_bench_command ic_bench_store = {
     .name = "store",
-    .arguments = "[--mib N] [--segment-kib N] [--dir FOLDER] [--json]",
+    .arguments = "[--mib N] [--segment-kib N] [--page-kib N] [--dir FOLDER] [--json]",
     .summary = "latency of appends, rates of checkpoints, beside a plain file",
     .run = run,
 };

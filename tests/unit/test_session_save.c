@@ -483,6 +483,84 @@ static int write_seeds(const char *dir)
     return rc;
 }
 
+/* Bytes of K and V of the rows with this ordinal or a later one that the cache holds. */
+static uint64_t live_since(const ic_session *s, uint64_t ordinal)
+{
+    static ic_row rows[8192];
+    const ic_slab_desc *d = ic_slab_desc_of(s->slab);
+    uint64_t held = 0, young = 0;
+    for (int head = 0; head < d->layers * d->kv_heads; head++) {
+        int count = ic_slab_count(s->slab, head / d->kv_heads, head % d->kv_heads);
+        assert_true(count <= 8192);
+        ic_slab_rows(s->slab, head / d->kv_heads, head % d->kv_heads, rows, NULL, NULL);
+        for (int i = 0; i < count; i++)
+            young += rows[i].ordinal >= ordinal;
+        held += (uint64_t)count;
+    }
+    return ic_session_live_bytes(s) / held * young;
+}
+
+/* Four frames, a question of some hundred tokens, an answer. */
+static void take_turn(ic_engine *engine, ic_session *s, int turn)
+{
+    ic_error e = {0};
+    char text[1500] = "";
+    size_t length = 0;
+    for (int i = 0; i < 180; i++)
+        length +=
+            (size_t)snprintf(text + length, sizeof text - length, " %d", (turn * 181 + i) % 97);
+    ic_sampling greedy = ic_test_greedy(ANSWER);
+    for (int i = 0; i < 4; i++) {
+        ic_frame *f = ic_test_frame(&grid, 4 * turn + i, (4 * turn + i) * 500000);
+        ic_assert_ok(ic_session_frame(s, &f, &grid, &e), &e);
+    }
+    ic_assert_ok(ic_session_ask(s, text, &greedy, &e), &e);
+    while (ic_session_is_ready(s)) {
+        ic_slice slice = {.session = s, .max_rows = 256};
+        ic_assert_ok(ic_engine_step(engine, &slice, 1, &e), &e);
+        assert_int_not_equal(slice.progress, IC_PROGRESS_FAILED);
+    }
+}
+
+/* A checkpoint after a turn writes at most 1.5 times the rows that the turn added and that are
+ * still there, beside the tables: with a cache of 4k slots, while it fills and when it is full.
+ */
+static void test_a_turn_writes_its_rows(void **state)
+{
+    (void)state;
+    enum { BUDGET = 3180, TURNS = 22 };
+    ic_error e = {0};
+    ic_engine *engine = ic_test_engine("gqa2_tied_f32", NULL, 1);
+    ic_assert_ok(ic_engine_grid(engine, 48, 32, 0, true, &grid, &e), &e);
+    ic_session *s = ic_test_session(engine, NULL, BUDGET);
+    assert_in_range(ic_slab_desc_of(s->slab)->slots, 4000, 4096);
+    uint64_t all_rows = 0, all_live = 0, tables = 0;
+    for (int turn = 0; turn < TURNS; turn++) {
+        uint64_t before = s->stats.tokens, cursor = 0;
+        take_turn(engine, s, turn);
+        ic_buf saved = {0}, rows = {0};
+        ic_assert_ok(ic_session_save_state(s, &saved, &e), &e);
+        uint64_t live = live_since(s, before);
+        for (bool more = true; more;)
+            ic_assert_ok(ic_session_save_rows(s, false, &cursor, 2 << 20, &rows, &more), &e);
+        ic_session_mark_saved(s);
+        assert_true(live > 0 && rows.size >= live && rows.size <= live + live / 2);
+        all_rows += rows.size;
+        all_live += live;
+        tables = saved.size;
+        ic_buf_fini(&saved);
+        ic_buf_fini(&rows);
+    }
+    assert_true(s->stats.evicted_tokens > 0);
+    printf(
+        "%d turns, %llu tokens: %.3f bytes written for each of a live row; tables %llu KiB beside "
+        "%llu KiB of cache\n",
+        TURNS, (unsigned long long)s->stats.tokens, (double)all_rows / (double)all_live,
+        (unsigned long long)tables >> 10, (unsigned long long)ic_session_live_bytes(s) >> 10);
+    ic_session_destroy(&s);
+    ic_engine_close(&engine);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2)
@@ -492,7 +570,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_meaning),        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_too_much_waits), cmocka_unit_test(test_damage),
         cmocka_unit_test(test_fuzz_seeds),     cmocka_unit_test(test_old_states),
-        cmocka_unit_test(test_old_meanings),
+        cmocka_unit_test(test_old_meanings),   cmocka_unit_test(test_a_turn_writes_its_rows),
     };
     return IC_TEST_RUN(tests);
 }
