@@ -219,6 +219,7 @@ static void stopped(talk *t)
     talk_line_clear(t);
     talk_turn_free(&t->turn);
     t->frames_sent = t->journal_bytes = 0;
+    t->replay_us = 0;
     t->model_busy = t->touched = t->home_wanted = false;
     send_plain(t, IC_MAIL_ROOM_FREED, 0);
     if (why == TALK_WHY_FAIL) {
@@ -991,10 +992,11 @@ static void advance_live(talk *t)
     int64_t now = ic_clock_mono_us();
     if (t->lease == TALK_LEASE_HOME && !t->checkpointing && !t->home_wanted)
         talk_lease_out(t);
-    talk_pump(t);
-    talk_source_tick(t);
+    /* Before the next question begins, which may be there already. */
     if (talk_checkpoint_due(t) || (t->rebuilding && !t->checkpointing && !t->checkpoint_error.code))
         t->home_wanted = true;
+    talk_pump(t);
+    talk_source_tick(t);
     if (t->home_wanted && t->lease == TALK_LEASE_OUT && !t->model_busy)
         talk_recall(t);
     if (t->home_wanted && t->lease == TALK_LEASE_HOME && talk_is_written(t) && !t->checkpointing) {

@@ -19,7 +19,8 @@ bool talk_checkpoint_due(const talk *t)
     int64_t now = ic_clock_mono_us();
     if (t->checkpointing || !t->touched || now < t->checkpoint_after_us || talk_is_answering(t))
         return false;
-    if (t->journal_bytes >= (uint64_t)t->limits->checkpoint_bytes)
+    if (t->journal_bytes >= (uint64_t)t->limits->checkpoint_bytes
+        || t->replay_us >= t->limits->checkpoint_us)
         return true;
     bool quiet = !t->line && !t->source && talk_is_written(t);
     return quiet && now - t->spoken_us >= QUIET_US;
@@ -196,6 +197,7 @@ static void adopt(talk *t)
     ic_session_mark_saved(t->session);
     t->touched = t->rebuilding = t->rebuild = false;
     t->journal_bytes = 0;
+    t->replay_us = 0;
     uint64_t bytes = 0;
     for (int i = 0; i < t->fresh_count; i++)
         bytes += (uint64_t)t->fresh[i].bytes;

@@ -513,8 +513,19 @@ static void take_failure(talk *t, const ic_mail_progress *p)
                     p->error.text);
 }
 
+/* Steps of other sessions in between are counted in; a pause is not. */
+static void count_replay(talk *t)
+{
+    enum { STEP_US = 1000000 }; /* longer is none */
+    int64_t now = ic_clock_mono_us(), gap = now - t->progress_us;
+    if (t->model_busy)
+        t->replay_us += gap < STEP_US ? gap : STEP_US;
+    t->progress_us = now;
+}
+
 void talk_progress(talk *t, const ic_mail_progress *p)
 {
+    count_replay(t);
     uint64_t evicted = t->stats.evicted_tokens;
     t->stats = p->stats;
     t->model_busy = p->ready;

@@ -288,6 +288,7 @@ static void fill_router(server *s)
                                  .event_credit = (uint64_t)c->server_event_credit_bytes,
                                  .event_log_bytes = c->session_event_log_bytes,
                                  .checkpoint_bytes = c->session_checkpoint_bytes,
+                                 .checkpoint_us = c->session_checkpoint_s * 1000000,
                                  .session_bytes = c->store_session_bytes,
                                  .idle_us = c->session_idle_s * 1000000,
                                  .queue = (int)c->session_queue,

@@ -208,6 +208,35 @@ static void a_session_is_full_before_its_checkpoint(void **state)
     stop_daemon(&d);
 }
 
+/* What a replay would take is bounded: a session that is never quiet is stored between two answers
+ * when it has computed for long enough, however little stands in its journal. */
+static void computing_calls_for_a_checkpoint(void **state)
+{
+    (void)state;
+    static const char *const overrides[] = {"session.checkpoint_s=1", NULL};
+    daemon_process d;
+    char id[64];
+    prepare(&d, "computing");
+    start_daemon(&d, tiny_model(), overrides);
+    talker *t = connect_talker(&d);
+    new_session(t, id);
+    uint64_t stored = 0, turn = begin_ask(t, id, "One?", 60);
+    for (int i = 0; i < 400 && !stored;
+         i++) { /* the next question waits before this one's answer ends */
+        ic_wire_msg m = ask_msg(id, "And then?", 60), reply;
+        ic_wire_put(&m.ask, ask, if_busy, IC_WIRE_IF_BUSY_QUEUE);
+        must(t, &m, &reply);
+        free(read_answer(t, id, turn).text);
+        turn = reply.ok.turn;
+        ic_wire_msg_fini(&reply);
+        stored = status(t).checkpoints;
+    }
+    assert_int_equal(stored, 1);
+    free(read_answer(t, id, turn).text);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
 /* Checkpoints and restores are counted and timed. */
 static void status_tells_what_storing_costs(void **state)
 {
@@ -303,6 +332,7 @@ int main(void)
         cmocka_unit_test(a_session_in_use_stays),
         cmocka_unit_test(a_full_session_takes_nothing_in),
         cmocka_unit_test(a_session_is_full_before_its_checkpoint),
+        cmocka_unit_test(computing_calls_for_a_checkpoint),
         cmocka_unit_test(status_tells_what_storing_costs),
         cmocka_unit_test(the_store_is_checked),
     };
