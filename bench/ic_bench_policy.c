@@ -354,7 +354,7 @@ static int open_side(bench *b, side *w, const char *policy, const ic_session_con
                          s->head_dim, config->cache_tokens + chunk + config->slack,
                          IC_BF16,     IC_BF16};
     int rc = ic_slab_new(&w->slab, b->d, &desc, e);
-    rc = rc ? rc : ic_slab_keep_scores(w->slab, w->policy->score, 0, e);
+    rc = rc ? rc : ic_slab_keep_scores(w->slab, ic_policy_score(&w->config), 0, e);
     b->at = w;
     return rc ? rc : fill_cache(b, e);
 }

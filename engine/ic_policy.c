@@ -38,9 +38,12 @@ void ic_policy_settle(ic_session_config *c)
 {
     const ic_policy *p = ic_policy_find(c->policy);
     c->window = c->window ? c->window : IC_POLICY_WINDOW;
-    c->frames = c->frames ? c->frames : IC_POLICY_FRAMES;
-    if (!p)
+    if (!p) {
+        c->frames = c->frames ? c->frames : IC_POLICY_FRAMES;
         return;
+    }
+    int frames = p->frames ? p->frames : IC_POLICY_FRAMES;
+    c->frames = c->frames ? c->frames : frames;
     c->recent_pct = settled(c->recent_pct, p->recent_pct);
     c->bias_pct = settled(c->bias_pct, p->bias_pct);
     c->questions = settled_later(c->questions, p->questions);

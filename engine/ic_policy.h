@@ -12,7 +12,7 @@
 
 /* Rows that an answer leaves free for the closers of its turn, under a policy that cannot evict. */
 enum { IC_POLICY_CLOSERS = 8 };
-/* Rows of the retrieval window, and frame groups of recent-frames, where nothing is said. */
+/* Rows of the retrieval window, and newest frame groups that stay, where nothing is said. */
 enum { IC_POLICY_WINDOW = 32, IC_POLICY_FRAMES = 4 };
 
 /* Settings that a policy can have a use for, as sets. */
@@ -30,6 +30,7 @@ typedef struct ic_policy {
      */
     int recent_pct, bias_pct, smooth_pct, pool;
     int frame_unit;                                    /* 0: tokens */
+    int frames;                                        /* 0: IC_POLICY_FRAMES */
     int questions, thin, fade_pct, care_pct, text_pct; /* 0: none */
     uint32_t settings;                                 /* that it has a use for: IC_USES */
     /* What is to stay. NULL: everything; then `refuse` says what does not fit. */

@@ -45,7 +45,7 @@ struct ic_session_config {
     int fade_pct;   /* of older frame groups the fewer: the power of age in hundredths; -1: 0 */
     int care_pct;   /* weight of the scores in choosing older frame groups; -1: none */
     int text_pct;   /* of the budget, for the newest text before older frame groups; -1: none */
-    int frames;     /* newest groups that stay whole; 0: 4 */
+    int frames;     /* newest groups that stay whole; 0 leaves it to the policy */
     int positions;  /* ic_positions */
     int frame_unit; /* ic_frame_unit; 0 leaves it to the policy */
 };

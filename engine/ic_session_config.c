@@ -231,7 +231,6 @@ void ic_session_config_default(const ic_engine *engine, int cache_tokens, ic_ses
         .pending_bytes_max = 64u << 20,
         .group_tokens_max = at_most(engine->group_tokens_max, budget / 2),
         .window = IC_POLICY_WINDOW,
-        .frames = IC_POLICY_FRAMES,
     };
 }
 

@@ -133,9 +133,9 @@ IC_MUST_CHECK int ic_slab_load_positions(ic_slab *s, int32_t limit, ic_cursor *i
  * With `thin`, behind the sinks: the newest `text` rows that are no frames; the newest `frames`
  * groups whole, markers too; of every other group its `thin` best rows, whatever they are, and if
  * that is too much, one row after another is given up of which least is lost: the last row of a
- * group is worth the hole that it leaves between its neighbours, in rows, over its age to the power
- * `fade`, times 1 + `care` * the group's best score / the mean of these; each row above the last
- * half as much as the one below. Then as without `thin`, where with `aged` the scores count no
+ * group is worth the hole that it leaves between its neighbours, in groups, over its age to the
+ * power `fade`, times 1 + `care` * the group's best score / the mean of these; each row above the
+ * last half as much as the one below. Then as without `thin`, where with `aged` the scores count no
  * further: the newest. */
 typedef struct ic_plan {
     int budget; /* rows that may stay per head */

@@ -383,7 +383,7 @@ static float lost_with(const eviction *v, const thinned *list, int i, float now,
 {
     const thinned *t = &list[i];
     float next = t->behind >= 0 ? list[t->behind].at : now;
-    float last = t->before >= 0 ? list[t->before].at : t->at - (next - t->at);
+    float last = t->before >= 0 ? list[t->before].at : 0;
     float care = mean > 0 && t->score > 0 ? v->plan->care * t->score / mean : 0;
     float hole = (next - last) / powf(now - t->at, v->plan->fade) * (1 + care);
     return ldexpf(hole, 1 - t->rows);
@@ -404,7 +404,7 @@ static int list_groups(const eviction *v, thinned *list, int *rows, float *mean)
         sum += (double)(v->score[best] > 0 ? v->score[best] : 0);
         list[n] = (thinned){.group = g,
                             .rows = keep,
-                            .at = (float)row_at(v, v->groups[g].end - 1)->ordinal,
+                            .at = (float)v->groups[g].id,
                             .score = v->score[best],
                             .before = n - 1,
                             .behind = n + 1};
@@ -444,9 +444,10 @@ static void keep_thinned(eviction *v)
 {
     thinned *list = v->thinned;
     int rows, head = 0, room = v->plan->budget - v->kept;
-    float mean, now = (float)row_at(v, v->count - 1)->ordinal + 1;
+    float mean, now;
     if (list_groups(v, list, &rows, &mean) == 0)
         return;
+    now = (float)v->groups[v->group_count - 1].id + 1;
     for (; rows > room && head >= 0; rows--)
         give_up(v, list, &head, now, mean);
     for (int i = head; i >= 0; i = list[i].behind)

@@ -417,7 +417,7 @@ typedef struct old_frame {
 static double lost_with(const world *w, const old_frame *f, int n, int i, double now)
 {
     double next = i + 1 < n ? f[i + 1].at : now;
-    double last = i > 0 ? f[i - 1].at : f[i].at - (next - f[i].at);
+    double last = i > 0 ? f[i - 1].at : 0;
     double fade = w->config.fade_pct > 0 ? w->config.fade_pct / 100.0 : 0;
     return (next - last) / pow(now - f[i].at, fade);
 }
@@ -429,9 +429,10 @@ static void keep_thinned(const world *w, head *h, const double *score)
     static old_frame list[SLOTS];
     const ic_session_config *c = &w->config;
     int n = 0, rows = 0, room = BUDGET - size_of_kept(h);
-    double now = h->e[h->count - 1].row.ordinal + 1, mean = 0;
+    double now = 0, mean = 0;
     for (int i = 0; i < h->count; i++) {
         entry *e = &h->e[i];
+        now = e->row.group ? e->row.group + 1 : now;
         if (!e->row.group || e->keep)
             continue;
         if (n == 0 || list[n - 1].group != e->row.group)
@@ -441,9 +442,7 @@ static void keep_thinned(const world *w, head *h, const double *score)
         f->best = score[i] > f->best ? score[i] : f->best;
     }
     for (int i = 0; i < n; i++) {
-        for (int j = 0; j < h->count; j++)
-            if (h->e[j].row.group == list[i].group)
-                list[i].at = h->e[j].row.ordinal;
+        list[i].at = list[i].group;
         rows += list[i].rows;
         mean += (list[i].best > 0 ? list[i].best : 0) / n;
     }
