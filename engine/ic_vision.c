@@ -53,7 +53,7 @@ static const char *find_prefix(const ic_weights *w)
 
 static int load_norm(ic_params *p, const char *name, int64_t count, norm *n, ic_error *e)
 {
-    char full[160];
+    char full[192];
     snprintf(full, sizeof full, "%s.weight", name);
     int rc = ic_params_vector(p, full, count, &n->weight, e);
     snprintf(full, sizeof full, "%s.bias", name);

@@ -102,6 +102,7 @@ typedef struct ic_cuda_device {
     char *results;               /* page-locked, IC_CUDA_RESULTS: for ic_cuda_fetch */
     struct ic_cuda_mover *mover; /* of many pieces at once: ic_cuda_blocks.cu */
     struct ic_cuda_resizer *resizer; /* pictures on their way: ic_cuda_resize.cu */
+    struct ic_cuda_waiting *waiting; /* rows to be appended: ic_cuda_slab.cu */
     struct ic_cuda_steps *steps;     /* recorded steps: ic_cuda_step.cu */
     struct ic_cuda_ropes *ropes;     /* tables of ic_cuda_rope_of */
     struct ic_cuda_lines *lines;     /* angles of patches: ic_cuda_vision.cu */
@@ -359,6 +360,9 @@ void ic_cuda_vision_close(ic_cuda_device *d);
 void ic_cuda_step_forget(ic_cuda_device *d);
 void ic_cuda_step_close(ic_cuda_device *d);
 
+/* Rows that wait to be appended go in, in front of what is started next. Of the computing thread.
+ */
+int ic_cuda_slab_flush(ic_cuda_device *d);
 int ic_cuda_mover_open(ic_cuda_device *d);
 void ic_cuda_mover_close(ic_cuda_device *d);
 int ic_cuda_gather_blocks(ic_device *d, const ic_block *blocks, int n, uint8_t *image,

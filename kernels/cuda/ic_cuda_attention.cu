@@ -9,13 +9,14 @@ constexpr int TILE = IC_CUDA_TILE;
 constexpr int PARTS = IC_CUDA_TILE_PARTS;
 
 /* Keys and values of the next block come while this one is used; f32 tiles are too large for two.
- */
-template <class T, int DIM> struct layout {
+ * LEAN, of f32 alone, is for devices with less shared memory: values come into the room of the keys
+ * that have been used, and queries stay where they are. The same sums in the same order. */
+template <class T, int DIM, bool LEAN> struct layout {
     static constexpr int STAGES = sizeof(T) == 4 ? 1 : 2;
     static constexpr int ROW = ic_cuda_row<T, DIM>::N;
     static constexpr int ONE = TILE * ROW; /* elements of a tile */
     static constexpr int ROOM = sizeof(T) == 4 ? TILE * IC_CUDA_TILE_ROOM * sizeof(float) : 0;
-    static constexpr int BYTES = (1 + 2 * STAGES) * ONE * sizeof(T) + ROOM;
+    static constexpr int BYTES = (LEAN ? 1 : 1 + 2 * STAGES) * ONE * sizeof(T) + ROOM;
 };
 
 /* What a lane knows of its two rows: 0: l / 4 of the warp's 16, 1: the eighth behind. */
@@ -70,10 +71,10 @@ static __device__ __forceinline__ void soften(float (&s)[PARTS][4], const int (&
 }
 
 /* One block: 64 rows of one kv head of one slice. The longest tiles start first. */
-template <class T, int DIM>
+template <class T, int DIM, bool LEAN>
 static __global__ void __launch_bounds__(IC_CUDA_TILE_THREADS) attend_kernel(ic_cuda_batch b)
 {
-    using L = layout<T, DIM>;
+    using L = layout<T, DIM, LEAN>;
     IC_CUDA_SHARED(T, shared);
     const ic_cuda_slice &s = b.slices[blockIdx.z];
     int kv = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -85,18 +86,19 @@ static __global__ void __launch_bounds__(IC_CUDA_TILE_THREADS) attend_kernel(ic_
     int place = s.counts ? count - s.behind - s.rows : 0; /* of the slice's first query */
     int end = s.counts ? place + (first + rows - 1) / b.group + 1 : count;
     int blocks = (end + TILE - 1) / TILE;
-    T *queries = shared, *room = shared + L::ONE;
-    float *weights =
-        (float *)(void *)(room + 2 * L::STAGES * L::ONE) + warp * 16 * IC_CUDA_TILE_ROOM;
+    T *queries = shared, *room = LEAN ? shared : shared + L::ONE;
+    float *weights = (float *)(void *)(room + (LEAN ? 1 : 2 * L::STAGES) * L::ONE)
+                     + warp * 16 * IC_CUDA_TILE_ROOM;
     const T *k = (const T *)s.k + kv * s.kv_head, *v = (const T *)s.v + kv * s.kv_head;
 
     auto fetch = [&](int block) {
         T *to = room + block % L::STAGES * 2 * L::ONE;
         ic_cuda_tile_copy<T, DIM>(to, k, block * TILE, end);
-        if (s.y)
+        if (s.y && !LEAN)
             ic_cuda_tile_copy<T, DIM>(to + L::ONE, v, block * TILE, end);
     };
-    ic_cuda_tile_copy<T, DIM>(queries, (const T *)s.q + kv * s.q_head, first, all);
+    if constexpr (!LEAN)
+        ic_cuda_tile_copy<T, DIM>(queries, (const T *)s.q + kv * s.q_head, first, all);
     if (L::STAGES == 2)
         fetch(0);
     ic_cuda_copy_commit();
@@ -114,7 +116,9 @@ static __global__ void __launch_bounds__(IC_CUDA_TILE_THREADS) attend_kernel(ic_
         ic_cuda_copy_commit();
         ic_cuda_copy_wait<L::STAGES - 1>();
         __syncthreads();
-        if (block == 0)
+        if constexpr (LEAN)
+            q.take_there((const T *)s.q + kv * s.q_head, first + warp * 16, all);
+        else if (block == 0)
             q.take(queries + warp * 16 * L::ROW);
         const T *keys = room + block % L::STAGES * 2 * L::ONE;
         int sees[2];
@@ -129,7 +133,14 @@ static __global__ void __launch_bounds__(IC_CUDA_TILE_THREADS) attend_kernel(ic_
 #pragma unroll
                 for (int r = 0; r < 4; r++)
                     o[n][r] *= factor[r / 2];
-            q.values(p, keys + L::ONE, weights, o);
+            if constexpr (LEAN) {
+                __syncthreads(); /* the keys have been used */
+                ic_cuda_tile_copy<T, DIM>(room, v, block * TILE, end);
+                ic_cuda_copy_commit();
+                ic_cuda_copy_wait<0>();
+                __syncthreads();
+            }
+            q.values(p, LEAN ? keys : keys + L::ONE, weights, o);
         }
         __syncthreads(); /* before the block's room is filled anew */
     }
@@ -163,8 +174,12 @@ int ic_cuda_attend(ic_cuda_device *d, const ic_cuda_batch *b, ic_dtype dtype, in
     return ic_cuda_by_tile(dtype, wide, [&](auto t, auto w) {
         using T = decltype(t);
         const int DIM = decltype(w)::value;
-        return ic_cuda_launch(d, attend_kernel<T, DIM>, grid, IC_CUDA_TILE_THREADS,
-                              layout<T, DIM>::BYTES, *b);
+        if constexpr (sizeof(T) == 4)
+            if (layout<T, DIM, false>::BYTES > d->shared_max)
+                return ic_cuda_launch(d, attend_kernel<T, DIM, true>, grid, IC_CUDA_TILE_THREADS,
+                                      layout<T, DIM, true>::BYTES, *b);
+        return ic_cuda_launch(d, attend_kernel<T, DIM, false>, grid, IC_CUDA_TILE_THREADS,
+                              layout<T, DIM, false>::BYTES, *b);
     });
 }
 

@@ -13,12 +13,14 @@
 constexpr int SPLIT = IC_CUDA_DECODE_SPLIT;
 constexpr int WARPS = IC_CUDA_DECODE_WARPS;
 constexpr int THREADS = IC_CUDA_DECODE_THREADS;
-constexpr int STEPS = 4;  /* keys of a lane group between two looks at the maximum */
-constexpr int STAGES = 3; /* so many times STEPS keys are in the queue */
-constexpr int PARTS = 4;  /* K low, K high, V low, V high */
+constexpr int STEPS = 4;              /* keys of a lane group between two looks at the maximum */
+constexpr int DEEP = 3;               /* so many times STEPS keys are in the queue; */
+constexpr int FEWER = 2;              /* on devices with less shared memory */
+constexpr int STATIC_BYTES = 8 << 10; /* of shared memory, at most: slots, positions, statistics */
+constexpr int PARTS = 4;              /* K low, K high, V low, V high */
 
 /* LANES of a warp share a key, each with C pairs of its dimensions in 16-byte pieces at best. */
-template <class T, int C, int LANES> struct shape {
+template <class T, int C, int LANES, int STAGES> struct shape {
     static constexpr int KEYS = 32 / LANES;     /* that a warp has at once */
     static constexpr int BYTES = C * sizeof(T); /* of a lane's piece */
     static constexpr int STAGE = STEPS * PARTS * 32 * BYTES;
@@ -194,11 +196,11 @@ leave(const lane_share<C> &share, bool tells, int group, int dim, const float (&
 }
 
 /* blockIdx: the split; the kv head and which HEADS of its query heads; the session. */
-template <class T, int C, int LANES, int HEADS>
+template <class T, int C, int LANES, int HEADS, int STAGES>
 static __global__ void __launch_bounds__(THREADS)
     part_kernel(ic_cuda_decode_job j, ic_cuda_rope rope)
 {
-    using S = shape<T, C, LANES>;
+    using S = shape<T, C, LANES, STAGES>;
     const bool exact = sizeof(T) == 4;
     __shared__ int32_t slots[SPLIT];
     __shared__ ic_pos positions[SPLIT];
@@ -339,16 +341,26 @@ static __global__ void __launch_bounds__(THREADS) sum_kernel(ic_cuda_decode_job 
 
 /* --- starting them --- */
 
+template <class T, int C, int LANES, int HEADS, int STAGES>
+static int start_stages(ic_cuda_device *d, const ic_cuda_decode_job &j, int n,
+                        const ic_cuda_rope &rope)
+{
+    using S = shape<T, C, LANES, STAGES>;
+    size_t parts = (size_t)WARPS * S::KEYS * HEADS * j.dim * sizeof(float);
+    size_t queues = (size_t)WARPS * S::QUEUE;
+    int tiles = (j.group + HEADS - 1) / HEADS;
+    return ic_cuda_launch(d, part_kernel<T, C, LANES, HEADS, STAGES>,
+                          dim3(j.splits, j.kv_heads * tiles, n), THREADS,
+                          parts > queues ? parts : queues, j, rope);
+}
+
 template <class T, int C, int LANES, int HEADS>
 static int start_parts(ic_cuda_device *d, const ic_cuda_decode_job &j, int n,
                        const ic_cuda_rope &rope)
 {
-    using S = shape<T, C, LANES>;
-    size_t parts = (size_t)WARPS * S::KEYS * HEADS * j.dim * sizeof(float);
-    size_t queues = (size_t)WARPS * S::QUEUE;
-    int tiles = (j.group + HEADS - 1) / HEADS;
-    return ic_cuda_launch(d, part_kernel<T, C, LANES, HEADS>, dim3(j.splits, j.kv_heads * tiles, n),
-                          THREADS, parts > queues ? parts : queues, j, rope);
+    size_t wanted = (size_t)WARPS * shape<T, C, LANES, DEEP>::QUEUE + STATIC_BYTES;
+    return wanted <= d->shared_max ? start_stages<T, C, LANES, HEADS, DEEP>(d, j, n, rope)
+                                   : start_stages<T, C, LANES, HEADS, FEWER>(d, j, n, rope);
 }
 
 /* f32 goes by pieces of 16 bytes where a key fits 16 lanes; a group of two or more heads by fours.
@@ -407,8 +419,9 @@ static int decode_some(ic_cuda_device *d, const ic_slab *const *slabs, int n, in
     j.parts = (float *)(void *)(j.stats + pieces);
     j.scores = j.parts + pieces * j.dim;
     ic_dtype dtype = slabs[0]->desc.k_dtype;
-    int rc = dtype != IC_F32 && j.dim % 16 == 0 ? ic_cuda_decode_tensor(d, dtype, &j, n, &rope)
-                                                : start_plain(d, dtype, j, n, rope);
+    bool tensor = dtype != IC_F32 && j.dim % 16 == 0 && ic_cuda_decode_tensor_fits(d, j.dim);
+    int rc =
+        tensor ? ic_cuda_decode_tensor(d, dtype, &j, n, &rope) : start_plain(d, dtype, j, n, rope);
     if (rc == 0)
         rc = ic_cuda_launch(d, join_kernel, dim3(j.heads, n), THREADS, 0, j);
     if (rc == 0 && sums)
@@ -463,7 +476,8 @@ int ic_cuda_attention_decode_rotated(ic_device *d, const ic_slab *const *slabs, 
                                      ic_mat *y)
 {
     for (int i = 0; i < n; i++)
-        if (slabs[i]->desc.k_dtype == IC_F32 || slabs[i]->desc.head_dim % 16)
+        if (slabs[i]->desc.k_dtype == IC_F32 || slabs[i]->desc.head_dim % 16
+            || !ic_cuda_decode_tensor_fits(ic_cuda_of(d), slabs[i]->desc.head_dim))
             return IC_EUNSUPPORTED;
     return decode_all(d, slabs, n, layer, heads, q, rope, scale, true, y);
 }

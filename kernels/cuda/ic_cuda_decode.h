@@ -40,6 +40,9 @@ size_t ic_cuda_decode_room(const ic_slab_desc *desc, int heads, bool sums);
 int ic_cuda_decode_tensor(ic_cuda_device *d, ic_dtype dtype, const ic_cuda_decode_job *j, int n,
                           const ic_cuda_rope *rope);
 
+/* Whether the device has the shared memory for that. */
+bool ic_cuda_decode_tensor_fits(const ic_cuda_device *d, int dim);
+
 /* Joins what the groups of a block found, and writes the block's piece at j.stats[to + h * splits]
  * and j.parts: stats [GROUPS, HEADS], parts [GROUPS, HEADS, dim], in shared memory. */
 template <int HEADS, int GROUPS>

@@ -361,6 +361,15 @@ static int start_by_dim(ic_cuda_device *d, const ic_cuda_decode_job &j, int n,
                           : start<T, 4>(d, j, n, rope);
 }
 
+bool ic_cuda_decode_tensor_fits(const ic_cuda_device *d, int dim)
+{
+    const size_t static_bytes = 8 << 10; /* at most: slots, places, statistics */
+    int bytes = dim <= 64    ? tile_bytes<1>(dim)
+                : dim <= 128 ? tile_bytes<2>(dim)
+                             : tile_bytes<4>(dim);
+    return (size_t)WARPS * TILES * bytes + static_bytes <= d->shared_max;
+}
+
 int ic_cuda_decode_tensor(ic_cuda_device *d, ic_dtype dtype, const ic_cuda_decode_job *j, int n,
                           const ic_cuda_rope *rope)
 {

@@ -123,6 +123,7 @@ static void device_close(ic_device *base)
     ic_cuda_gemm_close(d);
     ic_cuda_vision_close(d);
     ic_cuda_step_close(d);
+    ic_free(d->waiting);
     ic_cuda_mover_close(d);
     ic_cuda_resizer_close(d);
     forget_ropes(d);

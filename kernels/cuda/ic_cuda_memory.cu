@@ -280,6 +280,9 @@ int ic_cuda_fetch(ic_cuda_device *d, void *to_host, const void *from_device, siz
 int ic_cuda_wait(ic_device *base)
 {
     ic_cuda_device *d = ic_cuda_of(base);
+    int rc = ic_cuda_slab_flush(d);
+    if (rc)
+        return rc;
     IC_CUDA_TRY(d, cudaStreamSynchronize(d->stream));
     ic_cuda_busy = false;
     return 0;

@@ -29,7 +29,7 @@ static rooms rooms_of(const ic_cuda_device *d, const ic_ops_bounds *b)
         return r;
     want(&r, IC_CUDA_ROOM_KEYS, ic_cuda_attend_room(d, b->slab, b->heads, b->slice_rows));
     want(&r, IC_CUDA_ROOM_PARTS, ic_cuda_decode_room(b->slab, b->heads, b->score == IC_SCORE_SUM));
-    want(&r, IC_CUDA_ROOM_SCORES, ic_cuda_select_room(b->slab));
+    want(&r, IC_CUDA_ROOM_SCORES, ic_cuda_select_room(d, b->slab));
     return r;
 }
 

@@ -9,10 +9,12 @@
 constexpr int TILE = IC_CUDA_TILE;
 constexpr int PARTS = IC_CUDA_TILE_PARTS;
 
-template <class T, int DIM> struct layout {
+/* LEAN: as in ic_cuda_attention.cu. */
+template <class T, int DIM, bool LEAN> struct layout {
     static constexpr int ROW = ic_cuda_row<T, DIM>::N;
     static constexpr int ONE = TILE * ROW;
-    static constexpr int BYTES = 2 * ONE * sizeof(T) + TILE * IC_CUDA_TILE_ROOM * sizeof(float);
+    static constexpr int BYTES =
+        (LEAN ? 1 : 2) * ONE * sizeof(T) + TILE * IC_CUDA_TILE_ROOM * sizeof(float);
 };
 
 /* A window's mean at a key: only the rows at or behind the key's place have seen it. */
@@ -54,13 +56,13 @@ static __device__ void weigh_rows(const ic_cuda_queries<T, DIM> &q, const T *key
     }
 }
 
-template <class T, int DIM>
+template <class T, int DIM, bool LEAN>
 static __global__ void __launch_bounds__(IC_CUDA_TILE_THREADS)
     score_kernel(ic_cuda_slice s, ic_cuda_view v, int group)
 {
-    using L = layout<T, DIM>;
+    using L = layout<T, DIM, LEAN>;
     IC_CUDA_SHARED(T, shared);
-    T *queries = shared, *keys = shared + L::ONE;
+    T *queries = shared, *keys = LEAN ? shared : shared + L::ONE;
     float *weights = (float *)(void *)(keys + L::ONE);
     int kv = blockIdx.y, key = blockIdx.x * TILE, tid = threadIdx.x;
     int count = s.counts[kv], end = count - s.behind; /* that the last row sees */
@@ -81,12 +83,16 @@ static __global__ void __launch_bounds__(IC_CUDA_TILE_THREADS)
     /* Rows that stand before the first key see nothing here. */
     int blind = key > place ? (key - place) * group / TILE * TILE : 0;
     for (int first = blind; first < all; first += TILE) {
-        ic_cuda_tile_copy<T, DIM>(queries, q, first, all);
+        if constexpr (!LEAN)
+            ic_cuda_tile_copy<T, DIM>(queries, q, first, all);
         ic_cuda_copy_commit();
         ic_cuda_copy_wait<0>();
         __syncthreads();
         ic_cuda_queries<T, DIM> mine;
-        mine.take(queries + tid / 32 * 16 * L::ROW);
+        if constexpr (LEAN)
+            mine.take_there(q, first + tid / 32 * 16, all);
+        else
+            mine.take(queries + tid / 32 * 16 * L::ROW);
         weigh_rows<T, DIM>(mine, keys, stats, first, all, group, place, key,
                            v.score_kind == IC_SCORE_VOTES, weights);
         __syncthreads();
@@ -111,7 +117,11 @@ int ic_cuda_score_slice(ic_cuda_device *d, const ic_cuda_slice *s, const ic_cuda
     return ic_cuda_by_tile(dtype, wide, [&](auto t, auto w) {
         using T = decltype(t);
         const int DIM = decltype(w)::value;
-        return ic_cuda_launch(d, score_kernel<T, DIM>, grid, IC_CUDA_TILE_THREADS,
-                              layout<T, DIM>::BYTES, *s, *view, group);
+        if constexpr (sizeof(T) == 4)
+            if (layout<T, DIM, false>::BYTES > d->shared_max)
+                return ic_cuda_launch(d, score_kernel<T, DIM, true>, grid, IC_CUDA_TILE_THREADS,
+                                      layout<T, DIM, true>::BYTES, *s, *view, group);
+        return ic_cuda_launch(d, score_kernel<T, DIM, false>, grid, IC_CUDA_TILE_THREADS,
+                              layout<T, DIM, false>::BYTES, *s, *view, group);
     });
 }

@@ -14,6 +14,7 @@
 enum {
     THREADS = 512,
     WORD_BITS = 64,
+    OTHER_SHARED = 4 << 10,  /* bytes of shared memory that selection has besides, at most */
     SORT_SHARED = 128 << 10, /* bytes of keys that are sorted in shared memory */
     NONE = 0x7fffffff
 };
@@ -541,18 +542,19 @@ static int sort_room_of(const ic_slab *s, const ic_plan *plan)
 }
 
 /* Bytes of the keys that do not fit into shared memory. */
-static int64_t key_bytes(int heads, int sort_room)
+static int64_t key_bytes(const ic_cuda_device *d, int heads, int sort_room)
 {
-    int64_t one = sort_room * (int64_t)sizeof(uint64_t);
-    return one > SORT_SHARED ? heads * one : 0;
+    int64_t one = sort_room * (int64_t)sizeof(uint64_t),
+            room = (int64_t)d->shared_max - OTHER_SHARED;
+    return one > (room < SORT_SHARED ? room : (int64_t)SORT_SHARED) ? heads * one : 0;
 }
 
-size_t ic_cuda_select_room(const ic_slab_desc *desc)
+size_t ic_cuda_select_room(const ic_cuda_device *d, const ic_slab_desc *desc)
 {
     int heads = desc->layers * desc->kv_heads, room = 1;
     while (room < desc->slots)
         room *= 2;
-    return (size_t)(heads * scratch_bytes(desc->slots) + key_bytes(heads, room))
+    return (size_t)(heads * scratch_bytes(desc->slots) + key_bytes(d, heads, room))
            + (size_t)(heads + 1) * sizeof(int32_t);
 }
 
@@ -565,7 +567,7 @@ static int make_job(ic_cuda_device *d, ic_slab *s, const ic_plan *plan, select_j
     j->kv_heads = s->desc.kv_heads;
     j->sort_room = sort_room_of(s, plan);
     j->scratch_bytes = scratch_bytes(s->desc.slots);
-    int64_t scratch = s->heads * j->scratch_bytes, keys = key_bytes(s->heads, j->sort_room);
+    int64_t scratch = s->heads * j->scratch_bytes, keys = key_bytes(d, s->heads, j->sort_room);
     char *room = (char *)ic_cuda_scratch(d, IC_CUDA_ROOM_SCORES,
                                          (size_t)(scratch + keys)
                                              + (size_t)(s->heads + 1) * sizeof(int32_t));

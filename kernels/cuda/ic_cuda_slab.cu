@@ -62,6 +62,8 @@ int ic_cuda_slab_open(ic_slab *s, ic_error *e)
 
 void ic_cuda_slab_close(ic_slab *s)
 {
+    if (ic_cuda_busy) /* else nothing of this thread waits */
+        (void)ic_cuda_settle(ic_cuda_of(s->device));
     ic_device_free(s->device, mirror_of(s)->tables);
     ic_free(s->mirror);
     s->mirror = NULL;
@@ -114,7 +116,7 @@ int ic_cuda_slab_pull(ic_slab *s)
     return rc;
 }
 
-int ic_cuda_slab_view(const ic_slab *s, int layer, ic_cuda_view *view)
+static int view_of(const ic_slab *s, int layer, ic_cuda_view *view)
 {
     int first = layer < 0 ? 0 : layer * s->desc.kv_heads;
     int64_t rows = (int64_t)first * s->desc.slots;
@@ -145,12 +147,12 @@ struct new_row {
     ic_pos position; /* if the first of them stood at 0 */
 };
 
-/* One block per head: the lowest free slots, in order. Each thread looks at one word of the map. */
-static __global__ void __launch_bounds__(THREADS)
-    append_kernel(ic_cuda_view v, const new_row *rows, int count)
+/* One block: the lowest free slots of a head, in order. Each thread looks at one word of the map.
+ */
+static __device__ void append_rows(const ic_cuda_view &v, int head, const new_row *rows, int count)
 {
     __shared__ int room[THREADS / IC_CUDA_WARP + 1];
-    int head = blockIdx.x, at = v.counts[head], taken = 0, base = 0;
+    int at = v.counts[head], taken = 0, base = 0;
     int64_t table = (int64_t)head * v.slots;
     uint64_t *map = v.free_map + (int64_t)head * v.words;
     int32_t *order = v.order + table + at;
@@ -179,6 +181,81 @@ static __global__ void __launch_bounds__(THREADS)
         v.counts[head] = at + count;
 }
 
+/* One block per head. */
+static __global__ void __launch_bounds__(THREADS)
+    append_kernel(ic_cuda_view v, const new_row *rows, int count)
+{
+    append_rows(v, blockIdx.x, rows, count);
+}
+
+/* --- single rows of several sessions ---
+ * A step of decode appends one row to each of its caches. They wait until something looks at a
+ * cache (ic_cuda_slab_view), and go in one launch. */
+
+enum { TOGETHER = 32 };
+
+struct row_batch {
+    ic_cuda_view views[TOGETHER];
+    new_row rows[TOGETHER];
+};
+static_assert(sizeof(row_batch) <= 4096, "parameters of a kernel");
+
+struct ic_cuda_waiting {
+    row_batch batch;
+    const ic_slab *slabs[TOGETHER];
+    int count, heads; /* heads: the most of a cache */
+};
+
+/* blockIdx: the head; the cache. */
+static __global__ void __launch_bounds__(THREADS) append_each_kernel(row_batch b)
+{
+    if (blockIdx.x < b.views[blockIdx.y].heads)
+        append_rows(b.views[blockIdx.y], blockIdx.x, &b.rows[blockIdx.y], 1);
+}
+
+int ic_cuda_slab_flush(ic_cuda_device *d)
+{
+    struct ic_cuda_waiting *w = d->waiting;
+    if (!w || w->count == 0)
+        return 0;
+    dim3 grid((unsigned)w->heads, (unsigned)w->count);
+    w->count = w->heads = 0;
+    return ic_cuda_launch(d, append_each_kernel, grid, THREADS, 0, w->batch);
+}
+
+static bool waits(const struct ic_cuda_waiting *w, const ic_slab *s)
+{
+    for (int i = 0; i < w->count; i++)
+        if (w->slabs[i] == s)
+            return true;
+    return false;
+}
+
+static int append_later(ic_slab *s, const ic_row *row)
+{
+    ic_cuda_device *d = ic_cuda_of(s->device);
+    if (!d->waiting)
+        d->waiting = (struct ic_cuda_waiting *)ic_alloc(sizeof *d->waiting);
+    struct ic_cuda_waiting *w = d->waiting;
+    ic_cuda_view view;
+    int rc = w->count == TOGETHER || waits(w, s) ? ic_cuda_slab_flush(d) : 0;
+    rc = rc ? rc : view_of(s, -1, &view); /* may copy tables, and then nothing waits any more */
+    if (rc)
+        return rc;
+    w->batch.views[w->count] = view;
+    w->batch.rows[w->count] = new_row{*row, ic_slab_next_position(NULL, NULL, row)};
+    w->heads = s->heads > w->heads ? s->heads : w->heads;
+    w->slabs[w->count++] = s;
+    ic_cuda_busy = true; /* what this thread copies from now on comes behind it */
+    return 0;
+}
+
+int ic_cuda_slab_view(const ic_slab *s, int layer, ic_cuda_view *view)
+{
+    int rc = ic_cuda_slab_flush(ic_cuda_of(s->device));
+    return rc ? rc : view_of(s, layer, view);
+}
+
 static int append_some(ic_slab *s, const ic_cuda_view *view, const ic_row *rows, int count)
 {
     ic_cuda_device *d = ic_cuda_of(s->device);
@@ -201,6 +278,10 @@ static int append_some(ic_slab *s, const ic_cuda_view *view, const ic_row *rows,
 int ic_cuda_slab_append(ic_slab *s, const ic_row *rows, int count)
 {
     ic_cuda_view view;
+    if (count == 1) {
+        s->host_stale = true;
+        return append_later(s, rows);
+    }
     int rc = ic_cuda_slab_view(s, -1, &view);
     s->host_stale = true;
     for (int first = 0; rc == 0 && first < count; first += APPEND_MOST)

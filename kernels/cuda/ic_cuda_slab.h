@@ -35,7 +35,7 @@ typedef struct ic_cuda_view {
 int ic_cuda_slab_view(const ic_slab *s, int layer, ic_cuda_view *view);
 
 /* Scratch in IC_CUDA_ROOM_SCORES for any plan over a slab of this shape. */
-size_t ic_cuda_select_room(const ic_slab_desc *desc);
+size_t ic_cuda_select_room(const struct ic_cuda_device *d, const ic_slab_desc *desc);
 
 /* Entries of the backend's table (ic_device_priv.h). */
 int ic_cuda_slab_open(ic_slab *s, ic_error *e);

@@ -41,7 +41,7 @@ template <class T, int DIM> struct ic_cuda_queries {
     static constexpr int ROW = ic_cuda_row<T, DIM>::N;
     uint32_t a[STEPS][4];
 
-    /* tile: the warp's first row. */
+    /* tile: the warp's first row, in shared memory. */
     __device__ __forceinline__ void take(const T *tile)
     {
         int lane = threadIdx.x % IC_CUDA_WARP, matrix = lane / 8;
@@ -95,11 +95,21 @@ template <class T, int DIM> struct ic_cuda_queries {
 
 template <int DIM> struct ic_cuda_queries<float, DIM> {
     static constexpr int ROW = ic_cuda_row<float, DIM>::N;
-    const float *q;
+    const float *q[2]; /* of the lane's two rows */
 
     __device__ __forceinline__ void take(const float *tile)
     {
-        q = tile + threadIdx.x % IC_CUDA_WARP / 4 * ROW;
+        q[0] = tile + threadIdx.x % IC_CUDA_WARP / 4 * ROW;
+        q[1] = q[0] + 8 * ROW;
+    }
+
+    /* The same from device memory, [limit, DIM]: where shared memory has no room for queries. The
+     * warp's first row is `row`; rows beyond the limit are somebody's, and of no use. */
+    __device__ __forceinline__ void take_there(const float *from, int row, int limit)
+    {
+        row += threadIdx.x % IC_CUDA_WARP / 4;
+        q[0] = from + (int64_t)min(row, limit - 1) * DIM;
+        q[1] = from + (int64_t)min(row + 8, limit - 1) * DIM;
     }
 
     __device__ __forceinline__ void scores(const float *keys,
@@ -114,7 +124,7 @@ template <int DIM> struct ic_cuda_queries<float, DIM> {
             for (int n = 0; n < IC_CUDA_TILE_PARTS; n++)
 #pragma unroll
                 for (int r = 0; r < 4; r++)
-                    s[n][r] = fmaf(q[r / 2 * 8 * ROW + d], k[(n * 8 + r % 2) * ROW + d], s[n][r]);
+                    s[n][r] = fmaf(q[r / 2][d], k[(n * 8 + r % 2) * ROW + d], s[n][r]);
     }
 
     /* room: f32 [16, IC_CUDA_TILE_ROOM] of this warp. */

@@ -214,6 +214,41 @@ static void test_history(void **state)
     drop_slabs();
 }
 
+/* Single rows of more caches than one launch takes, some of them twice before anyone looks. */
+static void test_single_rows(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    enum { PAIRS = 37 };
+    ic_slab *pairs[PAIRS][2];
+    ic_error e = {0};
+    for (int i = 0; i < PAIRS; i++) {
+        make_slabs(70, i % 2 ? IC_SCORE_SUM : IC_SCORE_NONE);
+        if (i % 3)
+            append_random(1 + i, true);
+        for (int d = 0; d < 2; d++)
+            pairs[i][d] = slabs[d];
+    }
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < PAIRS * 4 / 3; i++) {
+            ic_row row = new_row(IC_ROW_TEXT, 0, 1);
+            for (int d = 0; d < 2; d++)
+                ic_assert_ok(ic_slab_append(pairs[i % PAIRS][d], &row, 1, &e), &e);
+        }
+        for (int i = 0; i < PAIRS; i++) {
+            for (int d = 0; d < 2; d++)
+                slabs[d] = pairs[i][d];
+            expect_same("single rows");
+            if (round && i % 2)
+                evict(&(ic_plan){.budget = 2}, "after single rows");
+        }
+    }
+    for (int i = 0; i < PAIRS; i++)
+        for (int d = 0; d < 2; d++)
+            ic_slab_destroy(&pairs[i][d]);
+}
+
 /* A plan of every kind, over text alone and over groups, with scores that tie and rows that have
  * none. */
 static void check_plan(ic_plan plan, const char *what)
@@ -449,6 +484,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_history, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_single_rows, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_scored, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_markers, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_frames, open_devices, close_devices),

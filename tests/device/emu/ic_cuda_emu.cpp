@@ -599,12 +599,18 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, const void *at)
     return cudaSuccess;
 }
 
+size_t ic_emu_shared_max(void)
+{
+    const char *kib = getenv("IC_EMU_SHARED_KIB");
+    return (size_t)(kib ? atoi(kib) : 227) << 10;
+}
+
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int)
 {
     memset(out, 0, sizeof *out);
     strcpy(out->name, "none: kernels are emulated on the CPU");
     out->totalGlobalMem = memory_bytes();
-    out->sharedMemPerBlockOptin = 227 << 10;
+    out->sharedMemPerBlockOptin = ic_emu_shared_max();
     out->major = 9;
     out->multiProcessorCount = 4;
     out->l2CacheSize = 32 << 20;

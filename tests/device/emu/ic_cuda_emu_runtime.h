@@ -107,9 +107,10 @@ IC_EMU_DONE(cudaEventQuery, (cudaEvent_t))
 IC_EMU_DONE(cudaHostRegister, (void *, size_t, unsigned))
 IC_EMU_DONE(cudaHostUnregister, (void *))
 #define cudaEventRecord(...) (cudaSuccess)
-template <class F> static inline cudaError_t cudaFuncSetAttribute(F *, cudaFuncAttribute, int)
+size_t ic_emu_shared_max(void); /* IC_EMU_SHARED_KIB, or as sm_90 has */
+template <class F> static inline cudaError_t cudaFuncSetAttribute(F *, cudaFuncAttribute, int bytes)
 {
-    return cudaSuccess;
+    return (size_t)bytes <= ic_emu_shared_max() ? cudaSuccess : cudaErrorInvalidValue;
 }
 static inline cudaError_t cudaStreamCreate(cudaStream_t *out)
 {
