@@ -40,13 +40,12 @@ static int bin_of(const counting *n, uint32_t ordinal)
     return bin < IC_HELD_BINS ? (int)bin : IC_HELD_BINS - 1;
 }
 
-static void count_vision(counting *n, const ic_row *row)
+/* A patch or, where frames are thinned out, a marker that stands for its group. */
+static void count_group(counting *n, const ic_row *row)
 {
     const ic_session *s = n->s;
-    n->vision++;
-    n->bin_vision[bin_of(n, row->ordinal)]++;
     uint32_t bit = row->group;
-    if (bit >= n->groups)
+    if (bit == 0 || bit >= n->groups)
         return;
     bool first = !(n->seen[bit / 64] >> (bit % 64) & 1);
     n->seen[bit / 64] |= UINT64_C(1) << (bit % 64);
@@ -57,7 +56,7 @@ static void count_vision(counting *n, const ic_row *row)
         ic_stream_clock_time(&s->clock, (uint32_t)s->stats.groups, row->group) / n->width_us;
     span = span < IC_HELD_SPANS ? span : IC_HELD_SPANS - 1;
     n->held->spans[span].groups += first;
-    n->span[span]++;
+    n->span[span] += row->kind == IC_ROW_VISION;
 }
 
 static void count_head(counting *n, int layer, int kv_head)
@@ -68,8 +67,11 @@ static void count_head(counting *n, int layer, int kv_head)
     ic_slab_rows(n->s->slab, layer, kv_head, n->rows, NULL, NULL);
     for (int i = 0; i < count; i++) {
         const ic_row *row = &n->rows[i];
+        if (row->kind == IC_ROW_VISION || (row->kind == IC_ROW_MARKER && n->s->config.thin > 0))
+            count_group(n, row);
         if (row->kind == IC_ROW_VISION) {
-            count_vision(n, row);
+            n->vision++;
+            n->bin_vision[bin_of(n, row->ordinal)]++;
             continue;
         }
         n->bin_text[bin_of(n, row->ordinal)]++;
