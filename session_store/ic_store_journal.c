@@ -59,7 +59,7 @@ static int find_log(ic_store *s, const struct log_kind *log, const char *id, int
 static int append(ic_store *s, const struct log_kind *log, const char *id, ic_store_record *r,
                   int64_t *number, ic_error *e)
 {
-    int64_t n, base, last;
+    int64_t n = 0, base = 0, last = 0;
     if (r->size > IC_STORE_RECORD_MAX)
         return ic_error_set(e, IC_ELIMIT, "a %s of %zu bytes is too large: at most %d", log->name,
                             r->size, IC_STORE_RECORD_MAX);

@@ -165,7 +165,7 @@ static int find_held(ic_store *s, const char *id, int64_t media, int64_t *n, int
 static int append_piece(ic_store *s, const char *id, int64_t media, const void *bytes, size_t size,
                         ic_error *e)
 {
-    int64_t n, held, count;
+    int64_t n = 0, held = 0, count = 0;
     uint8_t sum[IC_STORE_KEY_BYTES];
     int rc = find_held(s, id, media, &n, &held, e);
     if (!rc && held == 0) {

@@ -429,7 +429,7 @@ int ic_store_session_drop(ic_store *s, int64_t n, ic_error *e)
 
 int ic_store_session_delete(ic_store *s, const char *id, ic_error *e)
 {
-    int64_t n;
+    int64_t n = 0;
     /* A damaged session can be deleted: what its record names wrongly is in use elsewhere and
      * stays, what it should have named is swept at the next start. */
     bool good;

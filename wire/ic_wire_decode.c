@@ -235,9 +235,9 @@ static int decode_signature(ic_wire_msg *m, ic_wire_from from, const uint8_t *s,
                             IC_WIRE_VERSION);
     m->verb = ic_wire_verb_of((const char *)s + 4, size - 4);
     if (m->verb == IC_WIRE_NONE) {
-        char verb[IC_WIRE_SIGNATURE_MAX] = "";
-        for (size_t i = 4; i < size; i++)
-            verb[i - 4] = s[i] > ' ' && s[i] < 127 ? (char)s[i] : '?';
+        char verb[IC_WIRE_SIGNATURE_MAX - 3] = "";
+        for (size_t i = 0; i < sizeof verb - 1 && i + 4 < size; i++)
+            verb[i] = s[i + 4] > ' ' && s[i + 4] < 127 ? (char)s[i + 4] : '?';
         return ic_error_set(e, IC_EUNSUPPORTED, "unknown verb %s", verb);
     }
     if (ic_wire_verb_from_client(m->verb) != (from == IC_WIRE_FROM_CLIENT))
