@@ -131,12 +131,12 @@ IC_MUST_CHECK int ic_slab_load_positions(ic_slab *s, int32_t limit, ic_cursor *i
  * it takes the place of the newest there if its score is not below that one's, or is dropped. Rows
  * without a score are above all others.
  * With `thin`, behind the sinks: the newest `text` rows that are no frames; the newest `frames`
- * groups whole, markers too; of every other group its `thin` best rows, whatever they are, and if
- * that is too much, one row after another is given up of which least is lost: the last row of a
- * group is worth the hole that it leaves between its neighbours, in groups, over its age to the
- * power `fade`, times 1 + `care` * the group's best score / the mean of these; each row above the
- * last half as much as the one below. Then as without `thin`, where with `aged` the scores count no
- * further: the newest. */
+ * groups whole, markers too, and more while they come to no more than `recent` rows; of every other
+ * group its `thin` best rows, whatever they are, and if that is too much, one row after another is
+ * given up of which least is lost: the last row of a group is worth the hole that it leaves between
+ * its neighbours, in groups, over its age to the power `fade`, times 1 + `care` * the group's best
+ * score / the mean of these; each row above the last half as much as the one below. Then as without
+ * `thin`, where with `aged` the scores count no further: the newest. */
 typedef struct ic_plan {
     int budget; /* rows that may stay per head */
     int sinks;  /* oldest rows that stay besides the pinned ones */

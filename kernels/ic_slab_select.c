@@ -355,12 +355,17 @@ static int open_rows(const eviction *v, const seen_group *group, int g)
     return rows;
 }
 
-/* The newest groups, with all that is still there of each. */
-static void keep_whole_groups(eviction *v, int groups)
+/* The newest groups, with all that is still there of each: so many, and more while they come to no
+ * more than `rows`. */
+static void keep_whole_groups(eviction *v, int groups, int rows)
 {
-    for (int g = v->group_count - 1; g >= 0 && groups > 0; g--, groups--) {
+    for (int g = v->group_count - 1; g >= 0; g--, groups--) {
         seen_group *group = &v->groups[g];
-        if (v->kept + open_rows(v, group, g) > v->plan->budget)
+        int cost = open_rows(v, group, g);
+        rows -= cost;
+        if (groups <= 0 && rows < 0)
+            return;
+        if (v->kept + cost > v->plan->budget)
             continue;
         for (int i = group->begin; i < group->end; i++)
             if (v->group_of[i] == g && !v->keep[i])
@@ -560,7 +565,7 @@ static void choose(eviction *v)
     if (plan->thin > 0) {
         read_scores(v);
         keep_text(v, plan->text);
-        keep_whole_groups(v, plan->frames);
+        keep_whole_groups(v, plan->frames, plan->recent);
         keep_thinned(v);
         keep_rest(v);
     } else if (plan->cascades > 0) {

@@ -479,11 +479,11 @@ static void keep_thinned(const world *w, head *h, const double *score)
         }
 }
 
-/* The newest groups with all their rows, each if it fits. */
-static void keep_newest_groups(head *h, int frames)
+/* The newest groups with all their rows, each if it fits: so many, and more while there is room. */
+static void keep_newest_groups(head *h, int frames, int room)
 {
     uint32_t next = UINT32_MAX;
-    for (; frames > 0; frames--) {
+    for (;; frames--) {
         uint32_t newest = 0;
         bool before[SLOTS];
         for (int i = 0; i < h->count; i++)
@@ -492,6 +492,10 @@ static void keep_newest_groups(head *h, int frames)
         if (!newest)
             return;
         next = newest;
+        for (int i = 0; i < h->count; i++)
+            room -= h->e[i].row.group == newest && !h->e[i].keep;
+        if (frames <= 0 && room < 0)
+            return;
         for (int i = 0; i < h->count; i++) {
             before[i] = h->e[i].keep;
             h->e[i].keep |= h->e[i].row.group == newest;
@@ -553,7 +557,7 @@ static void choose(const world *w, int index)
             keep_oldest(h, c->sinks);
         if (thinned) {
             keep_newest(h, c->text_pct > 0 ? BUDGET * c->text_pct / 100 : 0, true, NULL);
-            keep_newest_groups(h, c->frames);
+            keep_newest_groups(h, c->frames, recent);
             keep_thinned(w, h, own);
         }
         if (w->aged)
