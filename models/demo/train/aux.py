@@ -3,7 +3,8 @@ network it must tell what the pair shows, cell by cell, and the digits of its ti
 the pair before, and the time of that. So each group's last token learns to sum the group up in the terms that questions look
 for, and a lookup needs one step. Where an answer begins, the network must tell there what the newest pair shows and which
 second was asked about. Where one group tells the answer, a head of the next layer is taught to look there (`pointing`), and
-what it brings must tell the time that is to be answered."""
+what it brings must tell the time that is to be answered. Where a question names something, the same heads must look at its first group
+and behind its last (at the row's first token when it was never seen), and the layer must tell both times and how early the first was."""
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ WIDTHS = {"cells": 9 * sum(CELL), "keys": KEYS, "digits": 44}
 MIDDLE = 2  # layers that have run where a group is told cell by cell; one more for the news and the questions
 HEADS = {"event": 0, "gone": 1, "time": 2, "now": 3}  # which head of the layer after those points at what (Talk.proof)
 NEWS = 2 * (KEYS + len(GLYPHS))
+INDEX_STEPS = np.arange(1, 113, 4)  # thresholds of a group's number
 
 
 def key(s, c):
@@ -49,27 +51,39 @@ def labels(states, times):
     return cells, keys, digits, np.concatenate(news, 1), np.concatenate([np.full((1, 4), -1, np.int64), digits[:-1]])
 
 
+def index_bits(v):
+    """A group's number in its row as a thermometer: comparing two is comparing bits."""
+    return (np.asarray(v)[:, None] >= INDEX_STEPS).astype(np.float32)
+
+
 def lessons(rows, t):
     """What the helpers are taught on a batch of rows of t tokens. Positions are flat (row * t + token); group lines come first,
     then, but for news and before, the newest group's line of each answer."""
-    ends, asks, lines, ask_lines, proofs, times, found = [], [], [], [], [], [], []
+    ends, asks, lines, ask_lines, proofs, times, found, named, order = [], [], [], [], [], [], [], [], []
     for j, r in enumerate(rows):
         told = labels(*zip(*r.states))
         lines.append(told)
+        order += range(len(r.visuals))
         end = [s + g[0] * g[1] for s, g, _ in r.visuals]
         ends += [j * t + e for e in end]
-        proofs.append([(s - 3, e - 1, HEADS[how], end[v]) for s, e, how, v in r.proofs])
-        kinds = {s: kind for s, _, kind in r.marks}
-        times += [(j * t + s - 3, *told[2][v]) for s, _, how, v in r.proofs if how == "time"]
-        found += [(j * t + i, *told[2 if how == "event" else 4][v]) for s, e, how, v in r.proofs
-                  if kinds[s] in ("when", "when_last") for i in range(s, e - 1)]
+        looks = [(s, e, HEADS[how], end[v]) for s, e, how, v, _ in r.proofs]
+        looks += [(i, i + 1, HEADS["event"], end[f] if f >= 0 else 0) for i, f, _ in r.mentions]
+        looks += [(i, i + 1, HEADS["gone"], end[g]) for i, _, g in r.mentions if g >= 0]
+        proofs.append(looks)
+        none = [-1] * 4
+        named += [(j * t + i, f, *(told[2][f] if f >= 0 else none), *(told[4][g] if g >= 0 else none)) for i, f, g in r.mentions]
+        times += [(j * t + s, *told[2][v]) for s, _, how, v, _ in r.proofs if how == "time"]
+        found += [(j * t + i, *told[2 if how == "event" else 4][v]) for s, e, how, v, kind in r.proofs
+                  if kind in ("when", "when_last") for i in range(s + 3, e)]
         for s, _, _ in r.marks:
             asks.append(j * t + s - 3)  # the <|im_start|> of the answer
             last = sum(v < s for v, *_ in r.visuals) - 1
             ask_lines.append([x[last:last + 1] for x in told[:3]])
     cells, keys, digits, news, before = (np.concatenate(sum(x, ())) for x in zip(zip(*lines), [*zip(*ask_lines), (), ()]))
+    named = np.array(named, np.int64).reshape(-1, 10)
     arrays = {"ends": np.array(ends), "asks": np.array(asks), "cells": cells, "keys": keys, "digits": digits, "news": news,
-              "before": before, "times": np.array(times).reshape(-1, 5), "found": np.array(found).reshape(-1, 5)}
+              "before": before, "times": np.array(times, np.int64).reshape(-1, 5), "found": np.array(found, np.int64).reshape(-1, 5),
+              "named": named, "order": index_bits(order), "named_order": index_bits(named[:, 1])}
     return SimpleNamespace(proofs=proofs, **arrays)
 
 
@@ -100,6 +114,8 @@ class Readouts(nn.Module):
         self.head_ask = nn.Linear(d, sum(WIDTHS.values()))
         self.head_end, self.head_before = nn.Linear(d, NEWS), nn.Linear(d, 44)
         self.head_time, self.head_found = nn.Linear(d, 44), nn.Linear(d, 44)
+        self.head_named, self.head_left = nn.Linear(d, 44), nn.Linear(d, 44)
+        self.head_order, self.head_named_order = nn.Linear(d, len(INDEX_STEPS)), nn.Linear(d, len(INDEX_STEPS) + 1)
 
     def forward(self, net, pos, streams, told):
         """streams: the residual streams [b, t, d] after MIDDLE layers and after each of the next two; told: `lessons`.
@@ -112,7 +128,20 @@ class Readouts(nn.Module):
         total = total + digits_lost(self.head_before(end), t.before)
         for head, x, rows in ((self.head_time, later, t.times), (self.head_found, last, t.found)):
             total = total + digits_lost(head(F.rms_norm(x[rows[:, 0]], x.shape[-1:])), rows[:, 1:])
+        total = total + F.binary_cross_entropy_with_logits(self.head_order(end).float(), t.order)
+        if len(t.named):
+            total = total + self.mentions(last[t.named[:, 0]], t.named, t.named_order)
         return total, pointing(net.layers[MIDDLE + 1], streams[1], pos, told.proofs)
+
+    def mentions(self, x, named, order):
+        """x [n, d]: what stands where a question named something; named: (token, number of its first group or -1, digits of its first
+        time, of its last); order: that number as bits. Whether it was ever seen, and when."""
+        x, seen = F.rms_norm(x, x.shape[-1:]), named[:, 1] >= 0
+        out = self.head_named_order(x).float()
+        lost = F.binary_cross_entropy_with_logits(out[:, 0], seen.float())
+        bits = F.binary_cross_entropy_with_logits(out[:, 1:], order, reduction="none").mean(-1)
+        lost = lost + (bits * seen).sum() / seen.sum().clamp(min=1)
+        return lost + digits_lost(self.head_named(x), named[:, 2:6]) + digits_lost(self.head_left(x), named[:, 6:])
 
     def groups(self, middle, later, cells, keys, digits):
         """middle: rows of group ends; later: rows before answers; the labels of both."""

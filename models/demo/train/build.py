@@ -8,7 +8,8 @@ import os
 import numpy as np
 
 import truth
-from talk import PRESENT, Talk, WEIGHTS
+from talk import PRESENT, Talk, WEIGHTS, sign
+from world import COLOURS, GLYPHS, SHAPES
 
 T_MAX = 2048
 SYSTEM = ["You are a helpful assistant.", "You watch a video and answer questions about it.", "Answer in one short sentence.",
@@ -68,11 +69,16 @@ def clip(rng, films, grid, step, n):
 
 
 class Row:
-    """Tokens of one sequence. marks: spans (start, end, kind) of answers; visuals: (token start, grid, key);
-    proofs: (start, end, how, visual) of the answers that one visual tells."""
+    """Tokens of one sequence. visuals: (token start, grid, key); begins: the first token of each one's group, with its time; states:
+    what each shows, and when; marks: spans (start, end, kind) of answers; proofs: (start, end, how, visual, kind): where an answer is
+    given, or a part of it, that one visual tells; mentions: (token, first, gone): where a question has named something, the visual in
+    which it first came, and that after its last, -1 where there is none; fade: after so many groups only the last token of a group is
+    seen (0: all are)."""
 
     def __init__(self, enc):
-        self.enc, self.ids, self.loss, self.visuals, self.marks, self.seen_at, self.states, self.proofs = enc, [], [], [], [], [], [], []
+        self.enc, self.ids, self.loss, self.fade = enc, [], [], 0
+        self.visuals, self.begins, self.states, self.seen_at = [], [], [], []
+        self.marks, self.proofs, self.mentions = [], [], []
 
     def put(self, ids, learn=0):
         self.ids += ids
@@ -84,6 +90,7 @@ class Row:
     def group(self, t, grid, key, image=False, state=None):
         self.states.append((state, None if image else t))
         n = grid[0] * grid[1]
+        self.begins.append(len(self.ids))
         if not image:
             self.text(f"<{t:.1f} seconds>")
         self.put([SP["<|vision_start|>"]])
@@ -94,15 +101,54 @@ class Row:
         """Forgets tokens a..b, as an evicting cache does; whole groups only."""
         del self.ids[a:b], self.loss[a:b]
         n, gone = b - a, sum(a <= s < b for s, *_ in self.visuals)
-        self.proofs = [(s - n, e - n, how, v - gone) for s, e, how, v in self.proofs if s >= b and v >= gone]
+        self.proofs = [(s - n, e - n, how, v - gone, kind) for s, e, how, v, kind in self.proofs if s >= b and v >= gone]
+        self.mentions = [(i - n, f - gone, g - gone) for i, f, g in self.mentions if i >= b and f >= gone]
         self.states = [x for x, (s, *_) in zip(self.states, self.visuals) if not a <= s < b]
+        self.begins = [(s - n if s >= b else s) for s in self.begins if not a <= s < b]
         self.visuals = [(s - n if s >= b else s, g, k) for s, g, k in self.visuals if not a <= s < b]
         self.marks = [(s - n if s >= b else s, e - n if s >= b else e, k) for s, e, k in self.marks if not a <= s < b]
         self.seen_at = [(max(a, s - n) if s >= b else s, j) for s, j in self.seen_at if not a <= s < b]
 
 
-def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None, weights=WEIGHTS):
-    """One row of at most `room` tokens. dialogue, a list, collects the rounds for an evaluation."""
+class Names:
+    """Which tokens name a shape by its colour, a letter or a digit."""
+
+    def __init__(self, enc):
+        colours, shapes = ({enc(" " + w)[0]: i for i, w in enumerate(words)} for words in (COLOURS, SHAPES))
+        self.pairs = {(c, s): (shapes[s], colours[c]) for c in colours for s in shapes}
+        self.glyphs = [(enc(" " + sign(g)), g) for g in range(len(GLYPHS))]
+
+    def find(self, ids):
+        """The names in ids: (index of the last token, the key or the number of the glyph)."""
+        out = [(i + 1, self.pairs[pair]) for i, pair in enumerate(zip(ids, ids[1:])) if pair in self.pairs]
+        for word, g in self.glyphs:
+            out += [(i + len(word) - 1, g) for i in range(len(ids)) if ids[i:i + len(word)] == word]
+        return out
+
+
+@functools.lru_cache(maxsize=1)
+def names(enc):
+    return Names(enc)
+
+
+def spans(enc, answer, proof):
+    """Where a head is to look while an answer is given: (first token, end, proof), counted from the answer's first token; the three
+    before it ("<|im_start|>assistant\n") belong to it. A list is told item by item: (text, proof)."""
+    if not isinstance(proof, list):
+        return [(-3, len(answer), proof)] if proof else []
+    out, at = [], -3
+    for text, one in proof:
+        word = enc(text)
+        i = next((i for i in range(max(0, at), len(answer)) if answer[i:i + len(word)] == word), None)
+        if i is None:
+            return out
+        out.append((at, i + len(word) - 1, one))
+        at = i + len(word) - 1
+    return out
+
+
+def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None, weights=WEIGHTS, faded=0.0):
+    """One row of at most `room` tokens. dialogue, a list, collects the rounds for an evaluation; faded: how often older groups fade."""
     row = Row(enc)
     grids = list(films.by_grid)
     p = np.array([len(films.by_grid[g]) for g in grids], float)
@@ -116,6 +162,7 @@ def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None, weight
     r = rng.random()
     t0 = 0.0 if r < 0.4 else float(rng.integers(0, 4000)) if r < 0.8 else round(float(rng.uniform(0, 4000)), 2)
     cost = grid[0] * grid[1] + 10
+    row.fade = int(rng.integers(2, 13)) if faded and rng.random() < faded else 0
     share = rng.uniform(0.2, 0.5) if room <= 256 else rng.uniform(0.35, 0.7) if room <= 512 else rng.uniform(0.45, 0.8)
     if room <= 256 and kinds is None and rng.random() < 0.25:
         kinds = PRESENT
@@ -161,12 +208,13 @@ def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None, weight
                 break
             if k:
                 row.text("<|im_start|>user\n")
+            at = len(row.ids)
+            row.mentions += [(at + i, *talk.life(what)) for i, what in names(enc).find(qi)]
             row.text(q + "<|im_end|>\n<|im_start|>assistant\n")
             at = len(row.ids)
             row.put(ai + [SP["<|im_end|>"]], 1)
             row.marks.append((at, len(row.ids), kind))
-            if talk.proof:
-                row.proofs.append((at, len(row.ids), *talk.proof))
+            row.proofs += [(at + s, at + e, *proof, kind) for s, e, proof in spans(enc, ai, talk.proof)]
             row.text("\n")
             if dialogue is not None:
                 dialogue.append((end, q, a, ok, kind))

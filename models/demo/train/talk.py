@@ -2,7 +2,8 @@
 (time, things, glyph), one a pair of frames, as truth.pair tells them; nothing else is known.
 
 `proof` tells how the last question's answer is found: in which observation, and whether by an event (something
-came), by its end (gone: the observation after), by the time asked for, or because it is now.
+came), by its end (gone: the observation after), by the time asked for, or because it is now. For an answer that lists: one for each
+item, (text, proof).
 `Talk(rng, seen).ask()` gives (question, answer, accept, kind): accept is a list of phrases that must
 all occur in a right answer, in any case and as whole words; "a|b" in one phrase are alternatives."""
 from truth import DIRS, STILL, UNSURE
@@ -76,6 +77,12 @@ class Talk:
                 self.gfirst.setdefault(glyph[0], i)
                 self.glast[glyph[0]] = i
             before = here
+
+    def life(self, what):
+        """Of a key, or of a glyph's number: the observation in which it first came, and the one after its last; -1: none."""
+        first, last = (self.first, self.last) if isinstance(what, tuple) else (self.gfirst, self.glast)
+        gone = last.get(what, -1) + 1
+        return first.get(what, -1), gone if 0 < gone < len(self.seen) else -1
 
     def pick(self, *texts):
         return texts[self.rng.integers(len(texts))]
@@ -458,6 +465,7 @@ class Talk:
         if r < 0.4:
             q = self.pick("Which letters and digits have you seen?", "What letters and digits were shown?", "Which letters and digits were there?",
                           "List the letters and digits.")
+            self.proof = [(" " + GLYPHS[g], ("event", self.gfirst[g])) for g in order]
             return q, f"I saw {join([GLYPHS[g] for g in order])}.", [join([GLYPHS[g] for g in order])]
         self.proof = "event", self.gfirst[order[0 if r < 0.6 else -1]]
         if r < 0.6:
@@ -549,6 +557,7 @@ class Talk:
         q = self.pick("What happened?", "Tell me what you have seen.", "Which shapes have you seen, in order?", "What have you seen so far?",
                       "Describe the whole clip.", "Tell me everything that you saw.", "Which shapes came one after the other?")
         parts = [article(name(k)) for k in order]
+        self.proof = [(" " + name(k), ("event", self.first[k])) for k in order]
         return q, "First " + ", then ".join(parts) + ".", [name(k) for k in order]
 
     def q_unknown(self):

@@ -6,6 +6,7 @@ import json
 import multiprocessing as mp
 import os
 import time
+from queue import Empty
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,7 @@ from talk import DRILL
 
 TOKENS = 6144  # of a step; the lengths of rows divide it
 PROSE = 0.1  # share of the tokens
+FADED = 0.3  # share of the rows in which what is older is seen through the last token of each group only, as a small cache keeps it
 DIGIT = 4.0  # weight of a digit in the loss: few tokens, and all that a time consists of
 
 
@@ -60,7 +62,28 @@ def pack(rows, t, bank):
             where.append(j * t + s + np.arange(g[0] * g[1]))
             feat.append(bank.index(key))
     return SimpleNamespace(ids=ids, lab=lab, pos=pos, where=np.concatenate(where), feat=np.concatenate(feat),
-                           marks=[r.marks for r in rows], lessons=lessons(rows, t), prose=0)
+                           marks=[r.marks for r in rows], lessons=lessons(rows, t), prose=0, faded=faded(rows, t))
+
+
+def faded(rows, t):
+    """For `hidden`: of each token, the number of the group that it belongs to without being its last (or one that never fades), and how
+    many groups have begun; of each row, after how many a group fades."""
+    of, begun = np.full((len(rows), t), 1 << 14, np.int16), np.zeros((len(rows), t), np.int16)
+    for j, r in enumerate(rows):
+        for n, (s, g, key) in enumerate(r.visuals):
+            of[j, r.begins[n]:s + g[0] * g[1]] = n
+            begun[j, r.begins[n]:] = n
+    return of, begun, np.array([r.fade or 1 << 13 for r in rows], np.int16)
+
+
+def hidden(batch):
+    """[b, t, t]: what a token does not see of its past; None when it sees all."""
+    if batch.faded is None or (batch.faded[2] == 1 << 13).all():
+        return None
+    of, begun, fade = (torch.from_numpy(x) for x in batch.faded)
+    n = len(batch.ids) - len(of)
+    gone = begun[:, :, None] - of[:, None, :] >= fade[:, None, None]
+    return F.pad(gone, (0, 0, 0, 0, 0, n)) if n else gone
 
 
 def produce(queue, phase, pool, last, feats, tokpath, seed):
@@ -75,14 +98,24 @@ def produce(queue, phase, pool, last, feats, tokpath, seed):
         t = int(rng.choice(lengths, p=weights))
         rows, prose = [], min(TOKENS // t - 1, int(TOKENS // t * PROSE + rng.random()))
         while len(rows) < TOKENS // t - prose:
-            r = session(rng, films, enc, t, weights=DRILL)
+            r = session(rng, films, enc, t, weights=DRILL, faded=FADED if t >= 256 else 0.0)
             if r is not None and r.marks:
                 rows.append(r)
         queue.put((prose, pack(rows, t, bank)))
 
 
+def take(queue, worker):
+    """The next batch; ends the program when the worker is gone."""
+    while True:
+        try:
+            return queue.get(timeout=30)
+        except Empty:
+            if not worker.is_alive():
+                raise SystemExit("the process that makes the batches has died: its error is above")
+
+
 PHASES = [([128, 256], [0.6, 0.4]), ([256, 512], [0.5, 0.5]), ([256, 512, 1024, 2048], [0.3, 0.4, 0.2, 0.1]),
-          ([256, 512, 1024, 2048], [0.15, 0.35, 0.35, 0.15])]
+          ([256, 512, 1024, 2048], [0.1, 0.25, 0.35, 0.3])]
 
 
 def prose_rows(rng, stream, n, t):
@@ -92,7 +125,7 @@ def prose_rows(rng, stream, n, t):
 
 def prose_batch(rows):
     flat = np.broadcast_to(np.arange(rows.shape[1]), (3, *rows.shape)).copy()
-    return SimpleNamespace(ids=rows, lab=rows, pos=flat, where=None, marks=[[]] * len(rows), prose=len(rows))
+    return SimpleNamespace(ids=rows, lab=rows, pos=flat, where=None, marks=[[]] * len(rows), prose=len(rows), faded=None)
 
 
 def with_prose(batch, n, rng, stream):
@@ -117,7 +150,7 @@ def run(net, bank, batch, learn=None):
             h = net(ids, pos)
         else:
             emb, deep = bank.gather(torch.from_numpy(batch.feat))
-            h, *streams = net(ids, pos, torch.from_numpy(batch.where), emb, deep, MIDDLE, rows)
+            h, *streams = net(ids, pos, torch.from_numpy(batch.where), emb, deep, MIDDLE, rows, hidden(batch))
             if learn:
                 told, point = helpers(net, pos, streams, batch.lessons)
         y = lab[:, 1:][keep]
@@ -225,13 +258,13 @@ def main():
         u = used / (a.minutes * 60)
         phase.value = sum(u >= c for c in cuts)
         w = time.time()
-        extra, batch = queue.get()
+        extra, batch = take(queue, worker)
         wait += time.time() - w
         batch = with_prose(batch, extra, rng, stream)
         talk, book, told, point, _ = run(net, bank, batch, (helpers, digit))
         weight = a.aux * max(0.2, 1 - u)
         (talk + 0.25 * book + weight * told + a.point * point).backward()
-        opt.step(min(1.0, (step + 1) / 100) * min(1.0, (1 - u) / 0.6 + 0.005))
+        opt.step(min(1.0, (step + 1) / 100) * min(1.0, (1 - u) / 0.8 + 0.005))
         step += 1
         total += batch.ids.size
         avg.append([float(x.detach()) for x in (talk, told, point)])
