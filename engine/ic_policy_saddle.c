@@ -58,15 +58,15 @@ enum {
 
 const ic_policy ic_policy_saddle = {.name = "saddle",
                                     .score = IC_SCORE_WINDOW,
-                                    .recent_pct = 60,
+                                    .recent_pct = 45,
                                     .bias_pct = 100,
                                     .smooth_pct = 95,
                                     .pool = 15,
                                     .questions = 8,
                                     .frames = 4,
-                                    .thin = 4,
+                                    .thin = 1,
                                     .fade_pct = 150,
-                                    .text_pct = 20,
+                                    .text_pct = 10,
                                     .settings = USES,
                                     .plan = build_plan};
 

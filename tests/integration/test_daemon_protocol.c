@@ -298,7 +298,7 @@ static void policies_have_settings(void **state)
         if (i == 0) {
             assert_int_equal(s->frame_unit, IC_WIRE_FRAME_UNIT_WHOLE);
             assert_true(s->bias == 0);
-            assert_int_equal(s->recent_pct, 50);
+            assert_int_equal(s->recent_pct, 45);
         }
         ic_wire_msg_fini(&reply);
     }
