@@ -36,6 +36,11 @@ static int or_none(int value)
     return value ? value : -1;
 }
 
+static uint64_t none_or(int value)
+{
+    return value > 0 ? (uint64_t)value : 0;
+}
+
 /* Settings as a client writes them; returns the set of those it gave. What is left to the policy (0
  * in a few of them) is as if it had not been given. */
 static uint32_t read_settings(const ic_wire_settings *w, ic_session_config *c)
@@ -51,7 +56,12 @@ static uint32_t read_settings(const ic_wire_settings *w, ic_session_config *c)
         .per_layer = ic_wire_get(w, settings, granularity, 0),
         .frames = at_most_int(ic_wire_get(w, settings, frames, 0)),
         .positions = ic_wire_get(w, settings, positions, 0),
-        .frame_unit = IC_FRAME_TOKENS + ic_wire_get(w, settings, frame_unit, 0)};
+        .frame_unit = IC_FRAME_TOKENS + ic_wire_get(w, settings, frame_unit, 0),
+        .questions = or_none(at_most_int(ic_wire_get(w, settings, questions, 0))),
+        .thin = or_none(at_most_int(ic_wire_get(w, settings, thin, 0))),
+        .fade_pct = or_none(at_most_int(ic_wire_get(w, settings, fade_pct, 0))),
+        .care_pct = or_none(at_most_int(ic_wire_get(w, settings, care_pct, 0))),
+        .text_pct = or_none(at_most_int(ic_wire_get(w, settings, text_pct, 0)))};
     const bool given[IC_SETTINGS] = {
         [IC_SET_SINKS] = ic_wire_has(w, settings, sinks),
         [IC_SET_WINDOW] = c->window,
@@ -63,6 +73,11 @@ static uint32_t read_settings(const ic_wire_settings *w, ic_session_config *c)
         [IC_SET_FRAMES] = c->frames,
         [IC_SET_POSITIONS] = ic_wire_has(w, settings, positions),
         [IC_SET_FRAME_UNIT] = ic_wire_has(w, settings, frame_unit),
+        [IC_SET_QUESTIONS] = ic_wire_has(w, settings, questions),
+        [IC_SET_THIN] = ic_wire_has(w, settings, thin),
+        [IC_SET_FADE] = ic_wire_has(w, settings, fade_pct),
+        [IC_SET_CARE] = ic_wire_has(w, settings, care_pct),
+        [IC_SET_TEXT] = ic_wire_has(w, settings, text_pct),
     };
     uint32_t set = 0;
     for (int i = 0; i < IC_SETTINGS; i++)
@@ -79,14 +94,19 @@ static void write_settings(const ic_session_config *config, ic_wire_settings *w)
     ic_wire_settings all = {0};
     ic_wire_put(&all, settings, sinks, (uint64_t)c.sinks);
     ic_wire_put(&all, settings, window, (uint64_t)c.window);
-    ic_wire_put(&all, settings, recent_pct, c.recent_pct > 0 ? (uint64_t)c.recent_pct : 0);
+    ic_wire_put(&all, settings, recent_pct, none_or(c.recent_pct));
     ic_wire_put(&all, settings, bias, c.bias_pct > 0 ? c.bias_pct / 100.0 : 0);
-    ic_wire_put(&all, settings, smooth_pct, c.smooth_pct > 0 ? (uint64_t)c.smooth_pct : 0);
+    ic_wire_put(&all, settings, smooth_pct, none_or(c.smooth_pct));
     ic_wire_put(&all, settings, pool, (uint64_t)c.pool);
     ic_wire_put(&all, settings, granularity, c.per_layer);
     ic_wire_put(&all, settings, frames, (uint64_t)c.frames);
     ic_wire_put(&all, settings, positions, c.positions);
     ic_wire_put(&all, settings, frame_unit, c.frame_unit - IC_FRAME_TOKENS);
+    ic_wire_put(&all, settings, questions, none_or(c.questions));
+    ic_wire_put(&all, settings, thin, none_or(c.thin));
+    ic_wire_put(&all, settings, fade_pct, none_or(c.fade_pct));
+    ic_wire_put(&all, settings, care_pct, none_or(c.care_pct));
+    ic_wire_put(&all, settings, text_pct, none_or(c.text_pct));
     static const int field[IC_SETTINGS] = {[IC_SET_SINKS] = IC_WIRE_F_settings_sinks,
                                            [IC_SET_WINDOW] = IC_WIRE_F_settings_window,
                                            [IC_SET_RECENT] = IC_WIRE_F_settings_recent_pct,
@@ -96,7 +116,12 @@ static void write_settings(const ic_session_config *config, ic_wire_settings *w)
                                            [IC_SET_PER_LAYER] = IC_WIRE_F_settings_granularity,
                                            [IC_SET_FRAMES] = IC_WIRE_F_settings_frames,
                                            [IC_SET_POSITIONS] = IC_WIRE_F_settings_positions,
-                                           [IC_SET_FRAME_UNIT] = IC_WIRE_F_settings_frame_unit};
+                                           [IC_SET_FRAME_UNIT] = IC_WIRE_F_settings_frame_unit,
+                                           [IC_SET_QUESTIONS] = IC_WIRE_F_settings_questions,
+                                           [IC_SET_THIN] = IC_WIRE_F_settings_thin,
+                                           [IC_SET_FADE] = IC_WIRE_F_settings_fade_pct,
+                                           [IC_SET_CARE] = IC_WIRE_F_settings_care_pct,
+                                           [IC_SET_TEXT] = IC_WIRE_F_settings_text_pct};
     for (int i = 0; i < IC_SETTINGS; i++)
         if (!(used >> i & 1))
             all.has &= ~(UINT64_C(1) << field[i]);

@@ -199,6 +199,12 @@ static void fill_paths(server *s)
         c->media_spool_dir[0] ? ic_strdup(c->media_spool_dir) : ic_strf("%s.spool", s->store_path);
 }
 
+/* A setting whose "none" is -1 in the engine, where 0 leaves it to the policy. */
+static int none_if_0(int64_t value)
+{
+    return value ? (int)value : -1;
+}
+
 /* What stands there beside the defaults is a setting of the policy. */
 static void fill_settings(const ic_config *c, ic_sched_args *a)
 {
@@ -209,17 +215,21 @@ static void fill_settings(const ic_config *c, ic_sched_args *a)
                : strcmp(c->session_frame_unit, "tokens") == 0 ? IC_FRAME_TOKENS
                                                               : 0;
     int bias = (int)(c->session_bias * 100 + 0.5);
-    a->settings =
-        (ic_session_config){.sinks = (int)c->session_sinks,
-                            .window = (int)c->session_window,
-                            .recent_pct = c->session_recent_pct ? (int)c->session_recent_pct : -1,
-                            .bias_pct = bias ? bias : -1,
-                            .smooth_pct = c->session_smooth_pct ? (int)c->session_smooth_pct : -1,
-                            .pool = (int)c->session_pool,
-                            .per_layer = layer,
-                            .frames = (int)c->session_frames,
-                            .positions = original,
-                            .frame_unit = unit};
+    a->settings = (ic_session_config){.sinks = (int)c->session_sinks,
+                                      .window = (int)c->session_window,
+                                      .recent_pct = none_if_0(c->session_recent_pct),
+                                      .bias_pct = bias ? bias : -1,
+                                      .smooth_pct = none_if_0(c->session_smooth_pct),
+                                      .pool = (int)c->session_pool,
+                                      .per_layer = layer,
+                                      .frames = (int)c->session_frames,
+                                      .positions = original,
+                                      .frame_unit = unit,
+                                      .questions = none_if_0(c->session_questions),
+                                      .thin = none_if_0(c->session_thin),
+                                      .fade_pct = none_if_0(c->session_fade_pct),
+                                      .care_pct = none_if_0(c->session_care_pct),
+                                      .text_pct = none_if_0(c->session_text_pct)};
     const bool given[IC_SETTINGS] = {[IC_SET_SINKS] = c->session_sinks != SINKS,
                                      [IC_SET_WINDOW] = c->session_window > 0,
                                      [IC_SET_RECENT] = c->session_recent_pct >= 0,
@@ -229,7 +239,12 @@ static void fill_settings(const ic_config *c, ic_sched_args *a)
                                      [IC_SET_PER_LAYER] = layer,
                                      [IC_SET_FRAMES] = c->session_frames > 0,
                                      [IC_SET_POSITIONS] = original,
-                                     [IC_SET_FRAME_UNIT] = unit};
+                                     [IC_SET_FRAME_UNIT] = unit,
+                                     [IC_SET_QUESTIONS] = c->session_questions >= 0,
+                                     [IC_SET_THIN] = c->session_thin >= 0,
+                                     [IC_SET_FADE] = c->session_fade_pct >= 0,
+                                     [IC_SET_CARE] = c->session_care_pct >= 0,
+                                     [IC_SET_TEXT] = c->session_text_pct >= 0};
     for (int i = 0; i < IC_SETTINGS; i++)
         a->given |= (uint32_t)given[i] << i;
 }

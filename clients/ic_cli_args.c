@@ -78,6 +78,11 @@ typedef enum option {
     O_FRAMES,
     O_POSITIONS,
     O_FRAME_UNIT,
+    O_QUESTIONS,
+    O_THIN,
+    O_FADE,
+    O_CARE,
+    O_TEXT,
     O_SYSTEM,
     O_FPS,
     O_FROM,
@@ -123,10 +128,15 @@ static const struct {
     [O_SMOOTH] = {"smooth-pct", "N", "part of the old score in a new one", BIT(IC_CLI_NEW)},
     [O_POOL] = {"pool", "N", "neighbours that share a score (odd)", BIT(IC_CLI_NEW)},
     [O_GRANULARITY] = {"granularity", "head|layer", "what decides for itself", BIT(IC_CLI_NEW)},
-    [O_FRAMES] = {"frames", "N", "frame groups that recent-frames keeps", BIT(IC_CLI_NEW)},
+    [O_FRAMES] = {"frames", "N", "newest frame groups that stay whole", BIT(IC_CLI_NEW)},
     [O_POSITIONS] = {"positions", "compact|original", "of what it keeps", BIT(IC_CLI_NEW)},
     [O_FRAME_UNIT] = {"frame-unit", "tokens|whole", "what of a frame stays or leaves together",
                       BIT(IC_CLI_NEW)},
+    [O_QUESTIONS] = {"questions", "N", "tokens of a question that look again", BIT(IC_CLI_NEW)},
+    [O_THIN] = {"thin", "N", "tokens that stay of an older frame group", BIT(IC_CLI_NEW)},
+    [O_FADE] = {"fade-pct", "N", "older frame groups the fewer", BIT(IC_CLI_NEW)},
+    [O_CARE] = {"care-pct", "N", "weight of scores in choosing these", BIT(IC_CLI_NEW)},
+    [O_TEXT] = {"text-pct", "N", "share of its memory for the newest text", BIT(IC_CLI_NEW)},
     [O_SYSTEM] = {"system", "TEXT", "the system prompt", BIT(IC_CLI_NEW)},
     [O_FPS] = {"fps", "N", "frames sampled per second", FEEDING},
     [O_FROM] = {"from", "TIME", "begin there (seconds or H:MM:SS)", FEEDING},
@@ -231,6 +241,21 @@ static bool set_number(ic_cli_args *a, option o, const char *value)
     case O_FRAMES:
         ic_wire_put(&a->settings, settings, frames, n);
         return is_uint && n;
+    case O_QUESTIONS:
+        ic_wire_put(&a->settings, settings, questions, n);
+        return is_uint;
+    case O_THIN:
+        ic_wire_put(&a->settings, settings, thin, n);
+        return is_uint;
+    case O_FADE:
+        ic_wire_put(&a->settings, settings, fade_pct, n);
+        return is_uint;
+    case O_CARE:
+        ic_wire_put(&a->settings, settings, care_pct, n);
+        return is_uint;
+    case O_TEXT:
+        ic_wire_put(&a->settings, settings, text_pct, n);
+        return is_uint;
     case O_MAX_FRAMES:
         ic_wire_put(&a->media, media, max_frames, n);
         return is_uint && n;

@@ -246,10 +246,12 @@ static void policies_have_settings(void **state)
         ic_wire_put(&wish, settings, positions, i);
         ic_wire_msg_init(&m, IC_WIRE_NEW);
         ic_wire_put(&m.new, new, settings, wish);
-        if (i == 1)
+        if (i == 1) {
             ic_wire_put(&m.new, new, policy, "snapkv");
-        else
+        } else {
             ic_wire_put(&m.new.settings, settings, frame_unit, IC_WIRE_FRAME_UNIT_WHOLE);
+            ic_wire_put(&m.new.settings, settings, questions, 3);
+        }
         must(t, &m, &reply);
         snprintf(id[i], sizeof id[i], "%s", reply.ok.session);
         ic_wire_msg_fini(&reply);
@@ -295,15 +297,29 @@ static void policies_have_settings(void **state)
         assert_int_equal(s->window, i ? 32 : 16);
         assert_int_equal(ic_wire_has(s, settings, bias), i == 0);
         assert_int_equal(ic_wire_has(s, settings, recent_pct), i == 0);
+        assert_int_equal(ic_wire_has(s, settings, thin), i == 0);
+        assert_int_equal(ic_wire_has(s, settings, questions), i == 0);
+        assert_int_equal(ic_wire_has(s, settings, sinks), i == 0);
         if (i == 0) {
             assert_int_equal(s->frame_unit, IC_WIRE_FRAME_UNIT_WHOLE);
             assert_true(s->bias == 0);
             assert_int_equal(s->recent_pct, 45);
+            assert_int_equal(s->questions, 3);
+            assert_int_equal(s->thin, 0); /* whole frames are not thinned out */
         }
         ic_wire_msg_fini(&reply);
     }
     simple(t, IC_WIRE_RESUME, id[0], &reply);
     assert_int_equal(reply.verb, IC_WIRE_OK);
+    ic_wire_msg_fini(&reply);
+    ic_wire_msg_init(&m, IC_WIRE_NEW);
+    ic_wire_put(&m.new, new, policy, "streaming");
+    must(t, &m, &reply);
+    snprintf(id[0], sizeof id[0], "%s", reply.ok.session);
+    ic_wire_msg_fini(&reply);
+    simple(t, IC_WIRE_SHOW, id[0], &reply);
+    assert_int_equal(reply.ok.info.settings.has, UINT64_C(1) << IC_WIRE_F_settings_sinks
+                                                     | UINT64_C(1) << IC_WIRE_F_settings_positions);
     ic_wire_msg_fini(&reply);
     disconnect_talker(&t);
     stop_daemon(&d);

@@ -66,7 +66,8 @@ static void settings_are_read(void **state)
     ic_assert_ok(parse(&a,
                        "new --policy saddle --sinks 0 --window 16 --recent-pct 40 --bias 0.25 "
                        "--smooth-pct 10 --pool 7 --granularity layer --positions original "
-                       "--frame-unit whole",
+                       "--frame-unit whole --questions 0 --thin 2 --fade-pct 100 --care-pct 30 "
+                       "--text-pct 20",
                        &e),
                  &e);
     assert_true(ic_wire_has(&a.settings, settings, sinks) && a.settings.sinks == 0);
@@ -78,6 +79,11 @@ static void settings_are_read(void **state)
     assert_int_equal(a.settings.granularity, IC_WIRE_GRANULARITY_LAYER);
     assert_int_equal(a.settings.positions, IC_WIRE_POSITIONS_ORIGINAL);
     assert_int_equal(a.settings.frame_unit, IC_WIRE_FRAME_UNIT_WHOLE);
+    assert_true(ic_wire_has(&a.settings, settings, questions) && a.settings.questions == 0);
+    assert_int_equal(a.settings.thin, 2);
+    assert_int_equal(a.settings.fade_pct, 100);
+    assert_int_equal(a.settings.care_pct, 30);
+    assert_int_equal(a.settings.text_pct, 20);
     assert_false(ic_wire_has(&a.settings, settings, frames));
     ic_assert_ok(parse(&a, "new --frames 3", &e), &e);
     assert_int_equal(a.settings.frames, 3);
