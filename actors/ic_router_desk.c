@@ -122,6 +122,7 @@ static void write_settings(const ic_session_config *config, ic_wire_settings *w)
                                            [IC_SET_FADE] = IC_WIRE_F_settings_fade_pct,
                                            [IC_SET_CARE] = IC_WIRE_F_settings_care_pct,
                                            [IC_SET_TEXT] = IC_WIRE_F_settings_text_pct};
+    _Static_assert(IC_SETTINGS == 15, "a new setting has a field here and in read_settings");
     for (int i = 0; i < IC_SETTINGS; i++)
         if (!(used >> i & 1))
             all.has &= ~(UINT64_C(1) << field[i]);
