@@ -140,6 +140,7 @@ def causal_mask(n, dtype):
     return torch.full((n, n), float("-inf"), dtype=dtype).triu(1)
 
 
+@torch.compiler.disable  # compiled with torch 2.15 its gradients were not finite on a processor with AMX
 def causal(q, k, v, mask, late, at, block=256):
     """Causal attention in row blocks of plain products: on a CPU twice as quick as the fused kernel. q, k, v [b * heads, t, head_dim];
     mask [b, t, t], added; late: the keys as they are seen from row `at` on, a multiple of the block."""
