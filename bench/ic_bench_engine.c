@@ -255,11 +255,24 @@ typedef struct speed {
     double fraction;    /* of what the machine gives (bytes or flops), undisturbed */
 } speed;
 
+/* What an undisturbed chunk's time goes to. */
+typedef enum share { SHARE_PRODUCTS, SHARE_ATTENTION, SHARE_ROWS, SHARES } share;
+static const share share_of_lap[LAPS] = {
+    SHARE_ROWS,     SHARE_PRODUCTS, SHARE_ROWS,     SHARE_ROWS, SHARE_ATTENTION, SHARE_ATTENTION,
+    SHARE_PRODUCTS, SHARE_ROWS,     SHARE_PRODUCTS, SHARE_ROWS, SHARE_PRODUCTS};
+
 typedef struct figures {
     double read_rate, gemm_rate, library_rate; /* bytes/s, flop/s */
     speed prefill, decode, decode_long;
-    double prefill_library; /* as a fraction of the library's rate */
+    double prefill_library;        /* as a fraction of the library's rate */
+    double prefill_shares[SHARES]; /* seconds of a chunk */
 } figures;
+
+static void share_out(const model *m, double *shares)
+{
+    for (int i = 0; i < m->s.layers * LAPS; i++)
+        shares[share_of_lap[i % LAPS]] += m->best[i];
+}
 
 /* One product of the size of a chunk's largest. */
 static void measure_gemm(const model *m, ic_device *d, double *best)
@@ -288,6 +301,7 @@ static int measure_prefill(model *m, ic_device *library, double seconds, figures
         measure_gemm(m, library, &f->library_rate);
     } while (now() - start < seconds);
     s->undisturbed = CHUNK / undisturbed(m);
+    share_out(m, f->prefill_shares);
     double flops =
         2 * (double)m->layer_weights * s->undisturbed; /* of the layers' products alone */
     s->fraction = flops / f->gemm_rate;
@@ -355,6 +369,9 @@ static void print_table(const model *m, int history, const figures *f)
     printf("                             best step   undisturbed, tokens/s\n");
     printf("  prefill of %d rows    %10.1f    %10.1f   %.2f of own GEMM, %.2f of library's\n",
            CHUNK, f->prefill.best, f->prefill.undisturbed, f->prefill.fraction, f->prefill_library);
+    const double *part = f->prefill_shares;
+    printf("    of its time: products %.1f ms, attention %.1f ms, norms and gates %.1f ms\n",
+           part[SHARE_PRODUCTS] * 1e3, part[SHARE_ATTENTION] * 1e3, part[SHARE_ROWS] * 1e3);
     printf("  decode at %-6d       %10.2f    %10.2f   %.2f of memory read\n", 16, f->decode.best,
            f->decode.undisturbed, f->decode.fraction);
     printf("  decode at %-6d       %10.2f    %10.2f   %.2f of memory read, cache included\n",
@@ -377,7 +394,10 @@ static void print_json(const model *m, int history, const figures *f)
            "\"library_gemm_flops\":%.4g",
            (long long)m->weight_bytes, f->read_rate, f->gemm_rate, f->library_rate);
     print_speed("prefill", &f->prefill);
-    printf(",\"prefill_library_fraction\":%.3f", f->prefill_library);
+    printf(",\"prefill_library_fraction\":%.3f,\"prefill_products_s\":%.4g,"
+           "\"prefill_attention_s\":%.4g,\"prefill_rows_s\":%.4g",
+           f->prefill_library, f->prefill_shares[SHARE_PRODUCTS],
+           f->prefill_shares[SHARE_ATTENTION], f->prefill_shares[SHARE_ROWS]);
     print_speed("decode", &f->decode);
     printf(",\"history\":%d", history);
     print_speed("decode_history", &f->decode_long);

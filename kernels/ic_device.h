@@ -27,10 +27,10 @@ typedef struct ic_device_config {
     /* Of the CPU backend: */
     int threads;      /* compute threads; 0: one per core that this process may use */
     bool plain_loops; /* no GEMM library and no wide instructions: the reference, for tests */
-    bool library;     /* prefill products through the GEMM library even where the own loops are the
-                         faster ones; IC_EUNSUPPORTED when it is not built in */
-    const char *instructions; /* "avx2", "avx512" or "avx512-bf16": these, for tests; NULL: the best
-                                 of this machine */
+    bool library;     /* prefill products through the GEMM library, not the own loops: the bench's
+                         yardstick; IC_EUNSUPPORTED when it is not built in */
+    const char *instructions; /* "avx2", "avx512", "avx512-bf16" or "amx-bf16": these, for tests;
+                                 NULL: the best of this machine */
 } ic_device_config;
 
 typedef struct ic_device_info {

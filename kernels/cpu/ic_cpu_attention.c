@@ -15,7 +15,9 @@
 
 enum {
     BLOCK_KEYS = IC_CPU_SCORE_KEYS,
-    TILE_ROWS = 128, /* queries times heads: enough that loading a block costs little beside it */
+    TILE_ROWS = 128,   /* queries times heads: enough that loading a block costs little beside it */
+    HALVES_ROWS = 256, /* the same where products are faster */
+    HALVES_STEP = 32,  /* elements that a product in halves adds at a time */
     ANGLES_MIN = 1024
 };
 
@@ -119,17 +121,50 @@ typedef struct tile {
     float *v;            /* [BLOCK_KEYS, wide] */
     float *angles;       /* [dim] */
     bool blank;          /* weights alone are wanted: no v, no o */
+
+    /* In halves, if products run so: q and the weights [rows, ...], keys and values of the block as
+     * right sides, and keys as they come [BLOCK_KEYS, deep]. */
+    bool halves;
+    int deep; /* dim rounded up to whole steps, the rest zero */
+    ic_cpu_halves q2, s2, k2, kt2, v2;
 } tile;
 
-static size_t tile_bytes(int rows, int dim)
+static size_t tile_bytes(int rows, int dim, bool halves)
 {
     size_t wide = (size_t)ic_cpu_round_up(dim, IC_CPU_LANES), d = wide, r = (size_t)rows;
+    size_t deep = (size_t)ic_cpu_round_up(dim, HALVES_STEP);
     r = (size_t)ic_cpu_round_up((int64_t)r, IC_CPU_LANES); /* keeps every part aligned */
-    return sizeof(float)
-           * (r * d + r * wide + r * BLOCK_KEYS + 2 * r + BLOCK_KEYS * (2 * d + wide) + d);
+    size_t floats = r * d + r * wide + r * BLOCK_KEYS + 2 * r + BLOCK_KEYS * (2 * d + wide) + d;
+    if (halves)
+        floats += r * deep + r * BLOCK_KEYS + 2 * BLOCK_KEYS * deep;
+    return sizeof(float) * floats;
 }
 
-static tile tile_in(const ic_cpu_device *d, void *memory, int rows, int dim)
+static ic_cpu_halves halves_in(float *memory, int64_t rows, int64_t cols)
+{
+    uint16_t *at = (uint16_t *)(void *)memory;
+    return (ic_cpu_halves){at, at + rows * cols, cols};
+}
+
+/* What products in halves need, behind the rest. */
+static void make_halves(tile *t, float *at, int64_t room)
+{
+    int64_t deep = ic_cpu_round_up(t->dim, HALVES_STEP);
+    t->halves = true;
+    t->deep = (int)deep;
+    t->q2 = halves_in(at, room, deep);
+    t->s2 = halves_in(at + room * deep, room, BLOCK_KEYS);
+    t->k2 = halves_in(at + room * (deep + BLOCK_KEYS), BLOCK_KEYS, deep);
+    t->kt2 =
+        halves_in(at + room * (deep + BLOCK_KEYS) + BLOCK_KEYS * deep, deep / 2, 2 * BLOCK_KEYS);
+    t->v2 = (ic_cpu_halves){.high = (uint16_t *)(void *)t->v, .stride = 2 * (int64_t)t->wide};
+    if (deep != t->dim) {
+        memset(t->q2.high, 0, (size_t)(room * deep) * sizeof(float));
+        memset(t->k2.high, 0, (size_t)(BLOCK_KEYS * deep) * sizeof(float));
+    }
+}
+
+static tile tile_in(const ic_cpu_device *d, void *memory, int rows, int dim, bool halves)
 {
     int64_t wide = ic_cpu_round_up(dim, IC_CPU_LANES);
     int64_t room = ic_cpu_round_up(rows, IC_CPU_LANES);
@@ -144,6 +179,8 @@ static tile tile_in(const ic_cpu_device *d, void *memory, int rows, int dim)
     t.kt = t.k + BLOCK_KEYS * wide;
     t.v = t.kt + BLOCK_KEYS * wide;
     t.angles = t.v + BLOCK_KEYS * wide;
+    if (halves)
+        make_halves(&t, t.angles + wide, room);
     memset(t.o, 0, (size_t)rows * (size_t)wide * sizeof *t.o);
     memset(t.v, 0, BLOCK_KEYS * (size_t)wide * sizeof *t.v);
     for (int r = 0; r < rows; r++) {
@@ -153,27 +190,57 @@ static tile tile_in(const ic_cpu_device *d, void *memory, int rows, int dim)
     return t;
 }
 
+static void multiply_keys(const tile *t, int first, int rows, float *s)
+{
+    if (!t->halves) {
+        t->vec->gemm(t->q + (int64_t)first * t->dim, t->dim, t->kt, BLOCK_KEYS, s, BLOCK_KEYS, rows,
+                     t->dim, BLOCK_KEYS, false);
+        return;
+    }
+    int64_t at = first * t->q2.stride;
+    ic_cpu_halves q = {t->q2.high + at, t->q2.low + at, t->q2.stride};
+    t->vec->gemm_halves(&q, &t->kt2, s, BLOCK_KEYS, rows, t->deep / 2, BLOCK_KEYS, false);
+}
+
+/* Makes the scores of row `at` of the tile weights, of which s is `row` from where the block is
+ * added. Returns the factor for what was gathered so far. */
+static float weigh_row(const tile *t, int at, float *s, int row)
+{
+    s += row * BLOCK_KEYS;
+    if (!t->halves)
+        return t->vec->softmax(s, BLOCK_KEYS, &t->max[at], &t->sum[at]);
+    int64_t to = row * t->s2.stride;
+    return t->vec->softmax_halves(s, t->s2.high + to, t->s2.low + to, BLOCK_KEYS, &t->max[at],
+                                  &t->sum[at]);
+}
+
+static void multiply_values(const tile *t, int first, int rows, int keys, const float *s)
+{
+    float *o = t->o + (int64_t)first * t->wide;
+    if (!t->halves) {
+        t->vec->gemm(s, BLOCK_KEYS, t->v, t->wide, o, t->wide, rows, keys, t->wide, true);
+        return;
+    }
+    t->vec->gemm_halves(&t->s2, &t->v2, o, t->wide, rows, BLOCK_KEYS / 2, t->wide, true);
+}
+
 /* Adds a loaded block of `keys` keys to rows from `first` on. Row r sees visible + (r - first) /
  * step keys of the block, at most all; step 0: all see `visible`. */
 static void add_block(tile *t, int first, int keys, int visible, int step)
 {
     int rows = t->rows - first;
     float *s = t->s + (int64_t)first * BLOCK_KEYS;
-    t->vec->gemm(t->q + (int64_t)first * t->dim, t->dim, t->kt, BLOCK_KEYS, s, BLOCK_KEYS, rows,
-                 t->dim, BLOCK_KEYS, false);
+    multiply_keys(t, first, rows, s);
     for (int r = 0; r < rows; r++) {
         int sees = visible + (step ? r / step : 0);
         for (int j = sees; j < BLOCK_KEYS; j++)
             s[r * BLOCK_KEYS + j] = -INFINITY;
-        float factor =
-            t->vec->softmax(s + r * BLOCK_KEYS, BLOCK_KEYS, &t->max[first + r], &t->sum[first + r]);
+        float factor = weigh_row(t, first + r, s, r);
         if (factor != 1.0f && !t->blank)
             t->vec->scale(factor, t->o + (int64_t)(first + r) * t->wide, t->wide);
     }
-    if (t->blank)
-        return;
-    t->vec->gemm(s, BLOCK_KEYS, t->v, t->wide, t->o + (int64_t)first * t->wide, t->wide, rows, keys,
-                 t->wide, true);
+    if (!t->blank)
+        multiply_values(t, first, rows, keys, s);
 }
 
 static void give_row(const tile *t, int row, float *y)
@@ -197,10 +264,41 @@ typedef struct slab_job {
     int tiles;       /* per kv head */
     int window;      /* so many rows at the end score; they lie in the last tile */
     int last_rows;   /* of q in the last tile; 0: what is left */
+    bool halves;     /* products of the tiles run in halves of bf16 */
     bool one_each;   /* decode: row i belongs to slabs[i] */
     bool in_turn;    /* a kv head's tiles run one after the other: its sums have an order */
     size_t kept_at;  /* in a worker's scratch: behind the largest tile */
 } slab_job;
+
+/* The key in t->k goes to its place in halves. */
+static void halve_key(const tile *t, int i, const float *k)
+{
+    int64_t at = i * t->k2.stride;
+    t->vec->halve(k, t->k2.high + at, t->k2.low + at, t->dim);
+}
+
+/* Keys in halves become a right side of pairs; those that do not exist count as zero. */
+static void turn_halves(const tile *t, int keys)
+{
+    int64_t deep = t->deep, at = keys * deep;
+    size_t rest = (size_t)((BLOCK_KEYS - keys) * deep) * sizeof(uint16_t);
+    memset(t->k2.high + at, 0, rest);
+    memset(t->k2.low + at, 0, rest);
+    t->vec->transpose(t->k2.high, deep / 2, BLOCK_KEYS, t->deep / 2, t->kt2.high, BLOCK_KEYS);
+    t->vec->transpose(t->k2.low, deep / 2, BLOCK_KEYS, t->deep / 2, t->kt2.low, BLOCK_KEYS);
+}
+
+/* Values of bf16 as pairs of rows, zeros behind the last. (A last one without a partner stands
+ * twice: the weight of the second is 0.) */
+static void pair_values(const tile *t, const ic_slab *s, int head, const int32_t *order, int keys)
+{
+    uint32_t *to = (uint32_t *)(void *)t->v2.high;
+    int i = 0;
+    for (; i < keys; i += 2, to += t->wide)
+        t->vec->pair(ic_slab_v_at(s, head, order[i]),
+                     ic_slab_v_at(s, head, order[i + 1 < keys ? i + 1 : i]), to, t->dim);
+    memset(to, 0, (size_t)((BLOCK_KEYS - i) / 2 * t->wide) * sizeof *to);
+}
 
 static void load_slab_block(const slab_job *j, tile *t, const ic_slab *s, int head, int first,
                             int keys)
@@ -214,10 +312,18 @@ static void load_slab_block(const slab_job *j, tile *t, const ic_slab *s, int he
         t->vec->widen(s->desc.k_dtype, ic_slab_k_at(s, head, slot), k, t->dim);
         angles_at(j->d, positions[first + i], t->angles, &cosine, &sine);
         t->vec->rotate(k, cosine, sine, t->dim / 2, k);
-        if (t->blank)
+        if (t->halves)
+            halve_key(t, i, k);
+        if (t->blank || t->halves)
             continue;
         t->vec->widen(s->desc.v_dtype, ic_slab_v_at(s, head, slot), t->v + (int64_t)i * t->wide,
                       t->dim);
+    }
+    if (t->halves) {
+        turn_halves(t, keys);
+        if (!t->blank)
+            pair_values(t, s, head, order + first, keys);
+        return;
     }
     memset(t->k + (int64_t)keys * t->dim, 0, (size_t)(BLOCK_KEYS - keys) * t->dim * sizeof *t->k);
     t->vec->transpose(t->k, t->dim, BLOCK_KEYS, t->dim, t->kt, BLOCK_KEYS);
@@ -262,6 +368,9 @@ static void load_query(const slab_job *j, tile *t, int kv, ic_pos position, int6
         t->vec->rotate(q + (int64_t)g * j->dim, cosine, sine, j->dim / 2,
                        t->q + (int64_t)at * j->dim);
         t->vec->scale(j->scale, t->q + (int64_t)at * j->dim, j->dim);
+        if (t->halves)
+            t->vec->halve(t->q + (int64_t)at * j->dim, t->q2.high + at * t->q2.stride,
+                          t->q2.low + at * t->q2.stride, j->dim);
     }
 }
 
@@ -318,7 +427,7 @@ static void attend_tile(const slab_job *j, int kv, int part, int worker)
     bool scores = sums || (j->window && part == j->tiles - 1);
     int scoring = sums ? rows : j->window, silent = (rows - scoring) * group;
     char *memory = ic_cpu_worker_scratch(j->d, worker);
-    tile t = tile_in(j->d, memory, rows * group, j->dim);
+    tile t = tile_in(j->d, memory, rows * group, j->dim, j->halves);
     ic_cpu_kept kept = {0};
     t.blank = !j->y;
     if (scores)
@@ -358,7 +467,7 @@ static int run_slab_job(slab_job *j, const ic_rope *rope, int32_t position_end, 
     int rc = reach(j->d, rope, position_end);
     int group = j->heads / j->kv_heads;
     int rows = group * (j->last_rows > j->rows_a_tile ? j->last_rows : j->rows_a_tile);
-    j->kept_at = (tile_bytes(rows, j->dim) + 63) & ~(size_t)63;
+    j->kept_at = (tile_bytes(rows, j->dim, j->halves) + 63) & ~(size_t)63;
     if (rc == 0)
         rc = ic_cpu_reserve_workers(j->d, j->kept_at + (keys ? ic_cpu_kept_bytes(rows, keys) : 0));
     if (rc == 0)
@@ -369,7 +478,9 @@ static int run_slab_job(slab_job *j, const ic_rope *rope, int32_t position_end, 
 static int run_prefill(slab_job *j, const ic_rope *rope)
 {
     const ic_slab *s = j->slabs[0];
-    int group = j->heads / s->desc.kv_heads, rows = TILE_ROWS / group;
+    bool bf16 = s->desc.k_dtype == IC_BF16 && s->desc.v_dtype == IC_BF16;
+    j->halves = bf16 && j->d->vec->gemm_halves;
+    int group = j->heads / s->desc.kv_heads, rows = (j->halves ? HALVES_ROWS : TILE_ROWS) / group;
     j->kv_heads = s->desc.kv_heads;
     j->dim = s->desc.head_dim;
     j->rows_a_tile = rows > 0 ? rows : 1;
@@ -505,7 +616,7 @@ static void full_task(void *arg, int task, int worker)
     int64_t column = (int64_t)head * j->dim, first = j->tile_first[part];
     int64_t begin = j->starts[segment], end = j->starts[segment + 1];
     int rows = end - first < TILE_ROWS ? (int)(end - first) : TILE_ROWS;
-    tile t = tile_in(j->d, ic_cpu_worker_scratch(j->d, worker), rows, j->dim);
+    tile t = tile_in(j->d, ic_cpu_worker_scratch(j->d, worker), rows, j->dim, false);
     for (int i = 0; i < rows; i++) {
         float *q = t.q + (int64_t)i * j->dim;
         memcpy(q, ic_cpu_row(j->q, first + i) + column, (size_t)j->dim * sizeof *q);
@@ -530,7 +641,7 @@ int ic_cpu_attention_full(ic_device *base, const ic_mat *q, const ic_mat *k, con
     if (tiles == 0)
         return 0;
     int32_t *list = ic_cpu_shared_scratch(d, (size_t)tiles * 2 * sizeof *list);
-    if (!list || ic_cpu_reserve_workers(d, tile_bytes(TILE_ROWS, dim)))
+    if (!list || ic_cpu_reserve_workers(d, tile_bytes(TILE_ROWS, dim, false)))
         return IC_ENOMEM;
     int at = 0;
     for (int i = 0; i < n; i++)

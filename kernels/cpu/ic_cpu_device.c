@@ -188,8 +188,8 @@ static const ic_cpu_vec *choose_vec(const ic_device_config *config, ic_error *e)
 {
     if (config->plain_loops)
         return &ic_cpu_vec_plain;
-    const ic_cpu_vec *vecs[] = {ic_cpu_vec_avx512_bf16(), ic_cpu_vec_avx512(), ic_cpu_vec_avx2(),
-                                &ic_cpu_vec_plain};
+    const ic_cpu_vec *vecs[] = {ic_cpu_vec_amx(), ic_cpu_vec_avx512_bf16(), ic_cpu_vec_avx512(),
+                                ic_cpu_vec_avx2(), &ic_cpu_vec_plain};
     for (size_t i = 0; i < sizeof vecs / sizeof *vecs; i++)
         if (vecs[i] && (!config->instructions || strcmp(config->instructions, vecs[i]->name) == 0))
             return vecs[i];
@@ -272,7 +272,7 @@ int ic_cpu_device_open(ic_device **out, const ic_device_config *config, ic_error
     d->base.backend = &backend;
     d->vec = vec;
     d->workers = ic_calloc((size_t)threads, sizeof *d->workers);
-    if (config->library || (!config->plain_loops && ic_cpu_library_pays()))
+    if (config->library)
         rc = ic_cpu_library_new(&d->library, threads, e);
     if (rc) {
         device_close(&d->base);

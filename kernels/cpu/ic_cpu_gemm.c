@@ -10,7 +10,7 @@
 #include "kernels/cpu/ic_cpu.h"
 
 enum {
-    PANEL_COLS = 64,            /* outputs of a task */
+    PANEL_COLS = 64,            /* outputs of a task come in multiples of this */
     PANEL_K = 1024,             /* of the sum at a time: panel and rows stay in the L2 cache */
     TILE_ROWS = 512,            /* rows of x at a time */
     DECODE_TASKS = 8,           /* per thread, if the weight is large enough: so that a slow core */
@@ -96,7 +96,7 @@ typedef struct gemm_job {
     const float *bias;
     bool add;
     ic_mat *y;
-    int64_t block; /* outputs of a task */
+    int64_t block; /* outputs of a task; in prefill, columns of a panel */
 } gemm_job;
 
 /* y[row, first ...] = sums (+ bias) (+ y). */
@@ -133,7 +133,8 @@ static int halve_x(gemm_job *j)
     /* The library pads rows: room behind the last; whatever numbers stand there fall on rows of the
      * product that nobody reads. */
     int64_t rows = j->d->library ? ic_cpu_round_up(j->x->rows, TILE_ROWS) : j->x->rows;
-    j->half_stride = ic_cpu_round_up(j->x->cols, 32);
+    /* A line more than needed: rows of 2^n bytes would share few sets of the caches. */
+    j->half_stride = ic_cpu_round_up(j->x->cols, 32) + 32;
     j->half = ic_cpu_shared_scratch(j->d, (size_t)(rows * j->half_stride) * sizeof *j->half);
     if (!j->half)
         return IC_ENOMEM;
@@ -179,17 +180,27 @@ static int run_decode(gemm_job *j)
 
 /* A worker's room. */
 typedef struct panel_room {
-    float *sums;  /* [TILE_ROWS, PANEL_COLS] */
-    void *panel;  /* [PANEL_K, PANEL_COLS], or half as many lines of pairs */
-    float *lines; /* [PANEL_COLS, PANEL_K]: weight rows on their way to the panel */
+    float *sums;  /* [TILE_ROWS, block] */
+    void *panel;  /* [PANEL_K, block], or half as many lines of pairs */
+    float *lines; /* [block, PANEL_K]: weight rows on their way to the panel */
 } panel_room;
 
-enum { ROOM_FLOATS = (TILE_ROWS + 2 * PANEL_K) * PANEL_COLS };
+enum { ROOM_ROWS = TILE_ROWS + 2 * PANEL_K };
 
-static panel_room room_of(void *memory)
+static panel_room room_of(void *memory, int64_t block)
 {
     float *at = memory;
-    return (panel_room){at, at + TILE_ROWS * PANEL_COLS, at + (TILE_ROWS + PANEL_K) * PANEL_COLS};
+    return (panel_room){at, at + TILE_ROWS * block, at + (TILE_ROWS + PANEL_K) * block};
+}
+
+/* Wide panels where the vectors like them, but enough of them that no thread waits long. */
+static int64_t panel_cols(const gemm_job *j)
+{
+    int64_t cols = j->half ? j->d->vec->panel_cols : PANEL_COLS;
+    int64_t each = j->w->base.out_dim / (2 * ic_cpu_pool_threads(j->d->pool));
+    while (cols > PANEL_COLS && cols > each)
+        cols /= 2;
+    return cols < PANEL_COLS ? PANEL_COLS : cols;
 }
 
 /* panel[k, o] = W[first + o, k0 + k] as f32. */
@@ -200,12 +211,12 @@ static void pack_f32(const gemm_job *j, int64_t first, int cols, int64_t k0, int
     int64_t in = w->base.in_dim, at = first * in + k0;
     const char *from = (const char *)w->data + at * (int64_t)ic_dtype_size(w->stored);
     if (w->stored == IC_F32) {
-        j->d->vec->transpose(from, in, cols, k, room->panel, PANEL_COLS);
+        j->d->vec->transpose(from, in, cols, k, room->panel, j->block);
         return;
     }
     for (int o = 0; o < cols; o++)
         j->d->vec->widen(w->stored, from + o * in * 2, room->lines + (int64_t)o * k, k);
-    j->d->vec->transpose(room->lines, k, cols, k, room->panel, PANEL_COLS);
+    j->d->vec->transpose(room->lines, k, cols, k, room->panel, j->block);
 }
 
 /* panel[p, o] = the pair W[first + o, k0 + 2p], W[first + o, k0 + 2p + 1]. */
@@ -215,7 +226,7 @@ static void pack_pairs(const gemm_job *j, int64_t first, int cols, int64_t k0, i
     int64_t in = j->w->base.in_dim;
     const uint16_t *from = (const uint16_t *)j->w->data + first * in + k0;
     if (in % 2 == 0) {
-        j->d->vec->transpose(from, in / 2, cols, k / 2, room->panel, PANEL_COLS);
+        j->d->vec->transpose(from, in / 2, cols, k / 2, room->panel, j->block);
         return;
     }
     int64_t even = k + k % 2;
@@ -224,50 +235,70 @@ static void pack_pairs(const gemm_job *j, int64_t first, int cols, int64_t k0, i
         memcpy(lines + o * even, from + o * in, (size_t)k * sizeof *lines);
         lines[o * even + even - 1] = k % 2 ? 0 : lines[o * even + even - 1];
     }
-    j->d->vec->transpose(lines, even / 2, cols, (int)(even / 2), room->panel, PANEL_COLS);
+    j->d->vec->transpose(lines, even / 2, cols, (int)(even / 2), room->panel, j->block);
 }
 
-static void multiply_panel(const gemm_job *j, int64_t row, int rows, int64_t first, int cols,
-                           const panel_room *room)
+/* Where the sums of `rows` rows and one panel go: there are ldc elements between rows. */
+typedef struct panel_sums {
+    float *at;
+    int64_t ldc, row, first;
+    int rows, cols; /* cols: outputs that exist */
+} panel_sums;
+
+static void multiply_panel(const gemm_job *j, const panel_sums *to, const panel_room *room)
 {
     const ic_cpu_vec *vec = j->d->vec;
     int64_t in = j->w->base.in_dim;
+    int n = (int)ic_cpu_round_up(to->cols, PANEL_COLS);
     for (int64_t k0 = 0; k0 < in; k0 += PANEL_K) {
         int k = (int)(in - k0 < PANEL_K ? in - k0 : PANEL_K);
         if (j->half) {
-            pack_pairs(j, first, cols, k0, k, room);
-            vec->gemm_bf16(j->half + row * j->half_stride + k0, j->half_stride, room->panel,
-                           PANEL_COLS, room->sums, PANEL_COLS, rows, (k + 1) / 2, PANEL_COLS,
-                           k0 > 0);
+            pack_pairs(j, to->first, to->cols, k0, k, room);
+            vec->gemm_bf16(j->half + to->row * j->half_stride + k0, j->half_stride, room->panel,
+                           j->block, to->at, to->ldc, to->rows, (k + 1) / 2, n, k0 > 0);
         } else {
-            pack_f32(j, first, cols, k0, k, room);
-            vec->gemm(ic_cpu_row(j->x, row) + k0, j->x->stride, room->panel, PANEL_COLS, room->sums,
-                      PANEL_COLS, rows, k, PANEL_COLS, k0 > 0);
+            pack_f32(j, to->first, to->cols, k0, k, room);
+            vec->gemm(ic_cpu_row(j->x, to->row) + k0, j->x->stride, room->panel, j->block, to->at,
+                      to->ldc, to->rows, k, n, k0 > 0);
         }
     }
+}
+
+/* Whether a panel's sums can go where they belong at once. */
+static bool written_once(const gemm_job *j, int cols)
+{
+    return cols % PANEL_COLS == 0 && j->w->base.in_dim <= PANEL_K && !j->bias && !j->add;
 }
 
 static void prefill_task(void *arg, int task, int worker)
 {
     const gemm_job *j = arg;
-    panel_room room = room_of(ic_cpu_worker_scratch(j->d, worker));
-    int64_t first = (int64_t)task * PANEL_COLS, left = j->w->base.out_dim - first;
-    int cols = left < PANEL_COLS ? (int)left : PANEL_COLS;
-    if (cols < PANEL_COLS) /* columns that do not exist must still be numbers */
-        memset(room.panel, 0, PANEL_K * PANEL_COLS * sizeof(float));
+    panel_room room = room_of(ic_cpu_worker_scratch(j->d, worker), j->block);
+    int64_t first = task * j->block, left = j->w->base.out_dim - first;
+    int cols = (int)(left < j->block ? left : j->block);
+    if (cols % PANEL_COLS) /* columns that do not exist must still be numbers */
+        memset(room.panel, 0, (size_t)(PANEL_K * j->block) * sizeof(float));
     for (int64_t row = 0; row < j->x->rows; row += TILE_ROWS) {
         int rows = (int)(j->x->rows - row < TILE_ROWS ? j->x->rows - row : TILE_ROWS);
-        multiply_panel(j, row, rows, first, cols, &room);
+        panel_sums to = {room.sums, j->block, row, first, rows, cols};
+        if (written_once(j, cols)) {
+            to.at = ic_cpu_row(j->y, row) + first;
+            to.ldc = j->y->stride;
+            multiply_panel(j, &to, &room);
+            continue;
+        }
+        multiply_panel(j, &to, &room);
         for (int i = 0; i < rows; i++)
-            finish_row(j, row + i, first, cols, room.sums + (int64_t)i * PANEL_COLS);
+            finish_row(j, row + i, first, cols, room.sums + i * j->block);
     }
 }
 
 static int run_prefill(gemm_job *j)
 {
-    if (ic_cpu_reserve_workers(j->d, ROOM_FLOATS * sizeof(float)))
+    j->block = panel_cols(j);
+    if (ic_cpu_reserve_workers(j->d, (size_t)(ROOM_ROWS * j->block) * sizeof(float)))
         return IC_ENOMEM;
-    int64_t tasks = (j->w->base.out_dim + PANEL_COLS - 1) / PANEL_COLS;
+    int64_t tasks = (j->w->base.out_dim + j->block - 1) / j->block;
     ic_cpu_pool_run(j->d->pool, prefill_task, j, (int)tasks);
     return 0;
 }

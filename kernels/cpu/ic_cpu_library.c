@@ -2,21 +2,6 @@
 
 #include "base/ic_mem.h"
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-
-bool ic_cpu_library_pays(void)
-{
-#if defined(__x86_64__) && defined(IC_HAVE_ONEDNN)
-    unsigned a, b, c, d;
-    enum { AMX_BF16 = 22, AMX_TILE = 24 };
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> AMX_BF16 & 1) && (d >> AMX_TILE & 1);
-#else
-    return false;
-#endif
-}
-
 int ic_cpu_library_rows(int rows)
 {
     int step = rows <= 64 ? 16 : rows <= 128 ? 32 : 64;

@@ -3,9 +3,9 @@
  * a busy core stalls one task and not a parallel region, and so that the bits of a row do not
  * depend on the number of threads.
  *
- * Chosen where it is faster than the own loops: on processors with AMX. Elsewhere the own loops
- * win, since they multiply rows of weights as they lie in the model's file (docs/benchmarks.md).
- */
+ * The yardstick of the bench, and chosen by a configuration that asks for it: the own loops were
+ * faster on every processor measured, since they multiply rows of weights as they lie in the
+ * model's file (docs/benchmarks.md), and the library promises nothing about bits. */
 #ifndef IC_CPU_LIBRARY_H
 #define IC_CPU_LIBRARY_H
 
@@ -29,7 +29,6 @@ typedef struct ic_cpu_product {
 IC_MUST_CHECK int ic_cpu_library_new(ic_cpu_library **out, int workers, ic_error *e);
 void ic_cpu_library_destroy(ic_cpu_library **l_p);
 
-bool ic_cpu_library_pays(void); /* this processor has units that only the library drives */
 /* Rows to which a product of `rows` (at most 512) is padded: few sizes, so that few codes are made.
  */
 int ic_cpu_library_rows(int rows);

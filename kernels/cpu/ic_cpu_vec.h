@@ -15,6 +15,13 @@
 /* Columns of a block product come in multiples of this; buffers are padded to it. */
 enum { IC_CPU_LANES = 16 };
 
+/* A matrix whose numbers are high + low, each of bf16: 16 bits of an f32's 24. As the right side of
+ * a product its rows are rows of pairs. */
+typedef struct ic_cpu_halves {
+    uint16_t *high, *low; /* low NULL: the numbers are bf16 as they are */
+    int64_t stride;       /* elements of 16 bits between rows */
+} ic_cpu_halves;
+
 typedef struct ic_cpu_vec {
     const char *name; /* of the instruction set */
 
@@ -29,6 +36,17 @@ typedef struct ic_cpu_vec {
      * where the hardware has no such product. */
     void (*gemm_bf16)(const uint16_t *a, int64_t lda, const uint32_t *b, int64_t ldb, float *c,
                       int64_t ldc, int rows, int pairs, int n, bool add);
+    int panel_cols; /* n at which gemm_bf16 is fastest, if more than 64 */
+    /* The same of numbers in halves, high with low and low with high, but not low with low: nearly
+     * the f32 product. NULL where that would not be faster than the f32 product; with it come: */
+    void (*gemm_halves)(const ic_cpu_halves *a, const ic_cpu_halves *b, float *c, int64_t ldc,
+                        int rows, int pairs, int n, bool add);
+    void (*halve)(const float *x, uint16_t *high, uint16_t *low, int n);
+    /* softmax, which see, and halve of what it leaves in s */
+    float (*softmax_halves)(float *s, uint16_t *high, uint16_t *low, int n, float *max, float *sum);
+    /* pairs[i] = (even[i], odd[i]), of 16 bits */
+    void (*pair)(const void *even, const void *odd, uint32_t *pairs, int n);
+
     /* dst[c, r] = src[r, c] for 32-bit elements of any kind; src [rows, cols]; rows <= ldd. Bytes
      * of src need no alignment. */
     void (*transpose)(const void *src, int64_t lds, int rows, int cols, void *dst, int64_t ldd);
@@ -78,5 +96,6 @@ extern const ic_cpu_vec ic_cpu_vec_plain;
 const ic_cpu_vec *ic_cpu_vec_avx2(void);
 const ic_cpu_vec *ic_cpu_vec_avx512(void);
 const ic_cpu_vec *ic_cpu_vec_avx512_bf16(void);
+const ic_cpu_vec *ic_cpu_vec_amx(void);
 
 #endif

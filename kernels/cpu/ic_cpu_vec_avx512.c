@@ -1,6 +1,7 @@
 /* The inner loops for AVX-512, and the bf16 products of AVX512-BF16. */
 #include <stddef.h>
 
+#include "kernels/cpu/ic_cpu_amx.h"
 #include "kernels/cpu/ic_cpu_vec.h"
 
 #if defined(__x86_64__)
@@ -267,9 +268,72 @@ BF16_TARGET static void gemv_bf16(const uint16_t *w, int out, int64_t in, const 
             gemv_bf16_tile(w + r * in, in, x + i * ldx, ldx, y + r + i * ldy, ldy, 1, 1);
 }
 
+/* --- halves --- */
+
+BF16_INLINE void store_halves(V v, uint16_t *high, uint16_t *low)
+{
+    __m256i top = (__m256i)_mm512_cvtneps_pbh(v);
+    V rest = v_sub(v, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(top), 16)));
+    _mm256_storeu_si256((void *)high, top);
+    _mm256_storeu_si256((void *)low, (__m256i)_mm512_cvtneps_pbh(rest));
+}
+
+BF16_TARGET static void halve(const float *x, uint16_t *high, uint16_t *low, int n)
+{
+    int i = 0;
+    for (; i + W <= n; i += W)
+        store_halves(v_load(x + i), high + i, low + i);
+    for (; i < n; i++) {
+        high[i] = ic_f32_to_bf16(x[i]);
+        low[i] = ic_f32_to_bf16(x[i] - ic_bf16_to_f32(high[i]));
+    }
+}
+
+BF16_TARGET static float softmax_halves(float *s, uint16_t *high, uint16_t *low, int n, float *max,
+                                        float *sum)
+{
+    V top = v_set(*max), total = v_zero();
+    for (int i = 0; i < n; i += W)
+        top = v_max(top, v_load(s + i));
+    float before = *max, now = v_top(top);
+    V shift = v_set(now);
+    for (int i = 0; i < n; i += W) {
+        V p = v_exp(v_sub(v_load(s + i), shift));
+        v_store(s + i, p);
+        store_halves(p, high + i, low + i);
+        total = v_add(total, p);
+    }
+    float factor = before == now ? 1.0f : expf(before - now);
+    *max = now;
+    *sum = *sum * factor + v_sum(total);
+    return factor;
+}
+
+TARGET static void pair(const void *evens, const void *odds, uint32_t *pairs, int n)
+{
+    const uint16_t *even = evens, *odd = odds;
+    int i = 0;
+    for (; i + W <= n; i += W) {
+        __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(even + i)));
+        __m512i b = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(odd + i)));
+        _mm512_storeu_si512(pairs + i, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+    }
+    for (; i < n; i++)
+        pairs[i] = even[i] | (uint32_t)odd[i] << 16;
+}
+
 static const ic_cpu_vec table = {.name = "avx512", WIDE_TABLE};
 static const ic_cpu_vec bf16_table = {
     .name = "avx512-bf16", WIDE_TABLE, .gemm_bf16 = gemm_bf16, .gemv_bf16 = gemv_bf16};
+static const ic_cpu_vec amx_table = {.name = "amx-bf16",
+                                     WIDE_TABLE,
+                                     .gemm_bf16 = ic_cpu_amx_gemm,
+                                     .panel_cols = 256,
+                                     .gemv_bf16 = gemv_bf16,
+                                     .gemm_halves = ic_cpu_amx_gemm_halves,
+                                     .halve = halve,
+                                     .softmax_halves = softmax_halves,
+                                     .pair = pair};
 
 const ic_cpu_vec *ic_cpu_vec_avx512(void)
 {
@@ -284,6 +348,11 @@ const ic_cpu_vec *ic_cpu_vec_avx512_bf16(void)
     return ic_cpu_vec_avx512() && __builtin_cpu_supports("avx512bf16") ? &bf16_table : NULL;
 }
 
+const ic_cpu_vec *ic_cpu_vec_amx(void)
+{
+    return ic_cpu_vec_avx512_bf16() && ic_cpu_amx_ready() ? &amx_table : NULL;
+}
+
 #else
 
 const ic_cpu_vec *ic_cpu_vec_avx512(void)
@@ -292,6 +361,11 @@ const ic_cpu_vec *ic_cpu_vec_avx512(void)
 }
 
 const ic_cpu_vec *ic_cpu_vec_avx512_bf16(void)
+{
+    return NULL;
+}
+
+const ic_cpu_vec *ic_cpu_vec_amx(void)
 {
     return NULL;
 }

@@ -9,7 +9,7 @@
 #include "kernels/ic_half.h"
 #include "kernels/ic_ops.h"
 
-enum { DEVICES_MAX = 5 };
+enum { DEVICES_MAX = 6 };
 static ic_device *devices[DEVICES_MAX];
 static int device_count; /* those that this machine has */
 static uint32_t seed;
@@ -27,7 +27,8 @@ static int open_devices(void **state)
         {.kind = "cpu", .threads = 1},
         {.kind = "cpu", .threads = 3},
         {.kind = "cpu", .threads = 2, .instructions = "avx2"},
-        {.kind = "cpu", .threads = 1, .instructions = "avx512"}};
+        {.kind = "cpu", .threads = 1, .instructions = "avx512"},
+        {.kind = "cpu", .threads = 1, .instructions = "avx512-bf16"}};
     (void)state;
     seed = 12345;
     for (int i = device_count = 0; i < DEVICES_MAX; i++) {
@@ -90,7 +91,7 @@ static const struct {
     int rows, in, out, gap;
 } products[] = {{1, 1, 1, 0},    {1, 64, 64, 0},   {3, 7, 5, 1},     {2, 96, 130, 0},
                 {17, 33, 66, 3}, {5, 1030, 63, 0}, {64, 128, 64, 0}, {13, 2048, 17, 0},
-                {9, 72, 200, 8}, {515, 40, 70, 0}, {4, 3071, 33, 0}};
+                {9, 72, 200, 8}, {515, 40, 70, 0}, {4, 3071, 33, 0}, {49, 1100, 192, 5}};
 
 static void check_product(ic_device *d, ic_role role, ic_dtype from, ic_dtype compute, size_t shape,
                           bool bias, bool add)

@@ -50,6 +50,12 @@ static int open_fast(void **state)
     return open_devices(NULL, false);
 }
 
+static int open_bf16(void **state)
+{
+    (void)state;
+    return open_devices("avx512-bf16", false);
+}
+
 static int open_avx2(void **state)
 {
     (void)state;
@@ -292,6 +298,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_attention_slices, open_fast, close_devices),
         cmocka_unit_test_setup_teardown(test_attention_batch, open_fast, close_devices),
         cmocka_unit_test_setup_teardown(test_rows, open_fast, close_devices),
+        cmocka_unit_test_setup_teardown(test_products, open_bf16, close_devices),
+        cmocka_unit_test_setup_teardown(test_attention_slices, open_bf16, close_devices),
+        cmocka_unit_test_setup_teardown(test_attention_batch, open_bf16, close_devices),
         cmocka_unit_test_setup_teardown(test_products, open_avx2, close_devices),
         cmocka_unit_test_setup_teardown(test_attention_slices, open_avx2, close_devices),
         cmocka_unit_test_setup_teardown(test_rows, open_avx2, close_devices),
