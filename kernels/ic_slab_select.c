@@ -1,12 +1,12 @@
 /* Which rows stay: plans of ic_slab.h carried out, head by head, on the slot tables alone. K and V
  * are not touched: a slot is freed or it is not. */
-#include <math.h>
 #include <string.h>
 
 #include "base/ic_assert.h"
 #include "base/ic_mem.h"
 #include "kernels/ic_half.h"
 #include "kernels/ic_slab_priv.h"
+#include "kernels/ic_thin.h"
 
 /* A vision group as one head sees it while a plan is carried out. */
 typedef struct seen_group {
@@ -21,8 +21,9 @@ typedef struct seen_group {
 
 /* A group that has still to be thinned out: a link of a chain in the order of time. */
 typedef struct thinned {
-    int group, rows; /* that it would keep */
-    float at, score;
+    int group, rows;    /* that it would keep */
+    float at, score;    /* when it came; its best row's */
+    float faded, worth; /* what its rows count for: ic_thin.h */
     int before, behind; /* links; -1: none */
 } thinned;
 
@@ -384,17 +385,15 @@ static int best_row(const eviction *v, int g)
     return best;
 }
 
-static float lost_with(const eviction *v, const thinned *list, int i, float now, float mean)
+static float lost_with(const thinned *list, int i, float now)
 {
     const thinned *t = &list[i];
     float next = t->behind >= 0 ? list[t->behind].at : now;
     float last = t->before >= 0 ? list[t->before].at : 0;
-    float care = mean > 0 && t->score > 0 ? v->plan->care * t->score / mean : 0;
-    float hole = (next - last) / powf(now - t->at, v->plan->fade) * (1 + care);
-    return ldexpf(hole, 1 - t->rows);
+    return ic_thin_lost(next - last, t->faded, t->worth, t->rows);
 }
 
-static int list_groups(const eviction *v, thinned *list, int *rows, float *mean)
+static int list_groups(const eviction *v, thinned *list, float now, int *rows)
 {
     int n = 0;
     double sum = 0;
@@ -415,20 +414,23 @@ static int list_groups(const eviction *v, thinned *list, int *rows, float *mean)
                             .behind = n + 1};
         n++;
     }
+    for (int i = 0; i < n; i++) {
+        list[i].faded = ic_thin_fade(now - list[i].at, v->plan->fade);
+        list[i].worth = ic_thin_worth(list[i].score, (float)(sum / n), v->plan->care);
+    }
     if (n)
         list[n - 1].behind = -1;
-    *mean = n ? (float)(sum / n) : 0;
     return n;
 }
 
 /* Takes the row of which least is lost from its group, the older of equals; the last one takes the
  * link out of the chain. */
-static void give_up(const eviction *v, thinned *list, int *head, float now, float mean)
+static void give_up(thinned *list, int *head, float now)
 {
     int least = -1;
     float lowest = 0;
     for (int i = *head; i >= 0; i = list[i].behind) {
-        float lost = lost_with(v, list, i, now, mean);
+        float lost = lost_with(list, i, now);
         if (least < 0 || lost < lowest) {
             least = i;
             lowest = lost;
@@ -449,12 +451,11 @@ static void keep_thinned(eviction *v)
 {
     thinned *list = v->thinned;
     int rows, head = 0, room = v->plan->budget - v->kept;
-    float mean, now;
-    if (list_groups(v, list, &rows, &mean) == 0)
+    float now = v->group_count ? (float)v->groups[v->group_count - 1].id + 1 : 0;
+    if (list_groups(v, list, now, &rows) == 0)
         return;
-    now = (float)v->groups[v->group_count - 1].id + 1;
     for (; rows > room && head >= 0; rows--)
-        give_up(v, list, &head, now, mean);
+        give_up(list, &head, now);
     for (int i = head; i >= 0; i = list[i].behind)
         for (int n = 0; n < list[i].rows; n++)
             keep_row(v, best_row(v, list[i].group));
