@@ -9,17 +9,18 @@
  * there, row by row: less than a group's markers are then left. */
 #include "kernels/cuda/ic_cuda.h"
 #include "kernels/cuda/ic_cuda_selection.h"
+#include "kernels/cuda/ic_cuda_thinning.h"
 
 enum {
     WORD_BITS = 64,
-    OTHER_SHARED = 4 << 10, /* bytes of shared memory that selection has besides, at most */
+    OTHER_SHARED = 8 << 10, /* bytes of shared memory that selection has besides, at most */
     SORT_SHARED = 128 << 10 /* bytes of keys that are sorted in shared memory */
 };
 
 /* Plans by frames look even when all fits: the number of frames is a bound of its own. */
 static __host__ __device__ bool is_due(const ic_plan &plan, int count)
 {
-    return count > plan.budget || plan.frames > 0;
+    return count > plan.budget || (plan.frames > 0 && plan.thin == 0);
 }
 
 static __device__ void keep_pinned(selection *v, int *room)
@@ -226,13 +227,7 @@ static __device__ int rank_scores(const selection &v, int *room)
 static __device__ void keep_frames(selection *v, int frames)
 {
     __shared__ int kept;
-    for (int g = threadIdx.x; g < v->groups; g += THREADS)
-        v->first[g] = 0;
-    __syncthreads();
-    for (int i = threadIdx.x; i < v->count; i += THREADS)
-        if (v->group_of[i] >= 0 && (v->marks[i] & (VISION | KEPT)) == VISION)
-            atomicAdd(&v->first[v->group_of[i]], 1);
-    __syncthreads();
+    count_open(*v, VISION | KEPT, VISION);
     if (threadIdx.x == 0) {
         kept = v->kept;
         for (int g = v->groups - 1; g >= 0; g--) {
@@ -256,28 +251,43 @@ static __device__ void keep_frames(selection *v, int frames)
     __syncthreads();
 }
 
+/* The newest, and by score; or the newest alone. */
+static __device__ void keep_rest(const ic_plan &plan, selection *v, int *room)
+{
+    if (!plan.scored || plan.aged) {
+        keep_in_turn(v, NEWEST, v->count, v->count, false, room);
+        return;
+    }
+    keep_in_turn(v, NEWEST, v->count, plan.recent, true, room);
+    if (plan.pool > 1)
+        pool_scores(*v, plan.pool / 2);
+    if (plan.bias > 0)
+        add_bias(*v, plan.bias, room);
+    int n = rank_scores(*v, room);
+    int stop = keep_in_turn(v, BEST, n, n, false, room);
+    keep_what_fits(v, stop, n);
+}
+
 static __device__ void choose(const select_job &j, int head, int together, selection *v, int *room)
 {
     const ic_plan &plan = j.plan;
     find_groups(j.view, head, v, room);
     see_rows(j.view, head, *v);
+    if (plan.scored)
+        read_scores(j.view, head, together, *v);
     keep_pinned(v, room);
     keep_in_turn(v, OLDEST, v->count, plan.sinks, false, room);
-    if (plan.frames > 0) {
+    if (plan.thin > 0) {
+        thinning t = thinning_of(*v, plan.care);
+        keep_in_turn(v, TEXT, v->count, plan.text, false, room);
+        keep_whole_groups(v, t, plan.frames, plan.recent);
+        keep_thinned(v, t, plan.thin, plan.fade, room);
+        keep_rest(plan, v, room);
+    } else if (plan.frames > 0) {
         keep_in_turn(v, TEXT, v->count, plan.text, false, room);
         keep_frames(v, plan.frames);
-    } else if (plan.scored) {
-        read_scores(j.view, head, together, *v);
-        keep_in_turn(v, NEWEST, v->count, plan.recent, true, room);
-        if (plan.pool > 1)
-            pool_scores(*v, plan.pool / 2);
-        if (plan.bias > 0)
-            add_bias(*v, plan.bias, room);
-        int n = rank_scores(*v, room);
-        int stop = keep_in_turn(v, BEST, n, n, false, room);
-        keep_what_fits(v, stop, n);
     } else {
-        keep_in_turn(v, NEWEST, v->count, v->count, false, room);
+        keep_rest(plan, v, room);
     }
     for (int i = threadIdx.x; i < v->count; i += THREADS)
         if (v->marks[i] & BOUND)

@@ -20,10 +20,14 @@ struct selection {
     uint32_t *ids;                   /* [groups] */
     int32_t *patches, *markers;      /* [groups] */
     int32_t *alive;                  /* [groups]: some patch stays */
-    int32_t *first;                  /* [groups]: the first of it in a sequence; open patches */
+    int32_t *first;                  /* [groups]: the first of it in a sequence; open rows */
+    int32_t *begin, *end;            /* [groups]: where its rows lie */
+    uint32_t *best;                  /* [groups]: its best score */
+    float *lost;                     /* [groups]: with its last row */
     uint64_t *keys;                  /* sorted: score and place, the best first */
     uint8_t *marks;                  /* [count] */
     int count, groups, kept, budget; /* the same in all threads */
+    bool thins;                      /* markers are rows as others: no patch brings them along */
 };
 
 /* What the kernels of a plan are given. */
@@ -39,7 +43,7 @@ struct select_job {
 
 static int64_t scratch_bytes(int64_t slots)
 {
-    return (8 * slots * (int64_t)sizeof(int32_t) + slots + 255) & ~(int64_t)255;
+    return (12 * slots * (int64_t)sizeof(int32_t) + slots + 255) & ~(int64_t)255;
 }
 
 static __device__ selection selection_of(const select_job &j, int head)
@@ -55,11 +59,16 @@ static __device__ selection selection_of(const select_job &j, int head)
     v.markers = at + 5 * slots;
     v.alive = at + 6 * slots;
     v.first = at + 7 * slots;
-    v.marks = (uint8_t *)(void *)(at + 8 * slots);
+    v.begin = at + 8 * slots;
+    v.end = at + 9 * slots;
+    v.best = (uint32_t *)(void *)(at + 10 * slots);
+    v.lost = (float *)(void *)(at + 11 * slots);
+    v.marks = (uint8_t *)(void *)(at + 12 * slots);
     v.keys = j.keys ? j.keys + (int64_t)head * j.sort_room : NULL;
     v.count = j.view.counts[head];
     v.budget = j.plan.budget;
     v.groups = v.kept = 0;
+    v.thins = j.plan.thin > 0;
     return v;
 }
 
@@ -127,9 +136,9 @@ static __device__ void see_rows(const ic_cuda_view &view, int head, const select
         const ic_row &row = row_at(view, head, i);
         int g = v.group_of[i];
         bool vision = row.kind == IC_ROW_VISION;
-        v.marks[i] =
-            (uint8_t)((row.pinned ? PINNED : 0) | (vision ? VISION : 0) | (g >= 0 ? OF_GROUP : 0)
-                      | (row.kind == IC_ROW_MARKER && !row.pinned && g >= 0 ? BOUND : 0));
+        bool bound = row.kind == IC_ROW_MARKER && !row.pinned && g >= 0 && !v.thins;
+        v.marks[i] = (uint8_t)((row.pinned ? PINNED : 0) | (vision ? VISION : 0)
+                               | (g >= 0 ? OF_GROUP : 0) | (bound ? BOUND : 0));
         if (g >= 0 && vision)
             atomicAdd(&v.patches[g], 1);
         if (v.marks[i] & BOUND)
@@ -146,7 +155,7 @@ static __device__ void see_rows(const ic_cuda_view &view, int head, const select
 static __device__ bool brings_markers(const selection &v, int place)
 {
     const int both = VISION | OF_GROUP;
-    return (v.marks[place] & both) == both && !v.alive[v.group_of[place]];
+    return (v.marks[place] & both) == both && !v.thins && !v.alive[v.group_of[place]];
 }
 
 static __device__ void keep_row(const selection &v, int place)
@@ -160,6 +169,18 @@ static __device__ void keep_row(const selection &v, int place)
 static __device__ bool is_open(const selection &v, int place)
 {
     return !(v.marks[place] & (KEPT | BOUND));
+}
+
+/* Of each group, the rows whose marks are `want` under `mask`, into `first`. */
+static __device__ void count_open(const selection &v, int mask, int want)
+{
+    for (int g = threadIdx.x; g < v.groups; g += THREADS)
+        v.first[g] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < v.count; i += THREADS)
+        if (v.group_of[i] >= 0 && (v.marks[i] & mask) == want)
+            atomicAdd(&v.first[v.group_of[i]], 1);
+    __syncthreads();
 }
 
 #endif
