@@ -197,16 +197,27 @@ static void pool_scores(eviction *v)
     }
 }
 
+/* The sum of the scores that there are, in lanes (IC_SLAB_LANES). */
+static double sum_scores(const eviction *v, int *n)
+{
+    double lanes[IC_SLAB_LANES] = {0};
+    *n = 0;
+    for (int i = 0; i < v->count; i++)
+        if (v->score[i] >= 0) {
+            lanes[i % IC_SLAB_LANES] += (double)v->score[i];
+            ++*n;
+        }
+    for (int half = IC_SLAB_LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
 /* Score-side bias (papers: the formula is ours): the newer a row, the more of the mean it gets. */
 static void add_bias(eviction *v)
 {
-    double sum = 0;
-    int n = 0;
-    for (int i = 0; i < v->count; i++)
-        if (v->score[i] >= 0) {
-            sum += (double)v->score[i];
-            n++;
-        }
+    int n;
+    double sum = sum_scores(v, &n);
     if (n == 0 || v->count < 2)
         return;
     float step = v->plan->bias * (float)(sum / n) / (float)(v->count - 1);

@@ -159,8 +159,8 @@ static __device__ void pool_scores(const selection &v, int reach)
     __syncthreads();
 }
 
-/* The newer a row, the more of the mean it gets. The sum is of doubles, and of threads in their
- * order: for scores within 2^15 of one another it is exact, as the CPU's is. */
+/* The newer a row, the more of the mean it gets. A thread is a lane of the sum. */
+static_assert((int)THREADS == (int)IC_SLAB_LANES, "the order of the sum");
 static __device__ void add_bias(const selection &v, float bias, int *room)
 {
     __shared__ double sums[THREADS];
