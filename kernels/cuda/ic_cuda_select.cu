@@ -6,7 +6,8 @@
  * block goes through the same sequence in chunks: as long as nothing has been passed over, what a
  * row costs is known from the groups' state before the chunk and from who is the first of its group
  * in it, so that a prefix sum says where the budget ends. Only the best-first rule goes on from
- * there, row by row: less than a group's markers are then left. */
+ * there, without what is larger than what is then left. Patches that stay or leave together are one
+ * step of a sequence, where the first of them stands. */
 #include "kernels/cuda/ic_cuda.h"
 #include "kernels/cuda/ic_cuda_selection.h"
 #include "kernels/cuda/ic_cuda_thinning.h"
@@ -47,10 +48,32 @@ static __device__ int place_in(const selection &v, sequence s, int i)
     return s == OLDEST ? i : s == BEST ? (int)(uint32_t)v.keys[i] : v.count - 1 - i;
 }
 
-/* Goes through a sequence of n and keeps `rows` of those that are open (and with `unscored` all
- * that have no score) until one does not fit. Returns where that one is; n: all did. */
-static __device__ int keep_in_turn(selection *v, sequence s, int n, int rows, bool unscored,
-                                   int *room)
+/* Of patches that stay or leave together, the first that may be taken in a sequence stands for all
+ * of them: the rows that this place is for, none (0) if it is not the one. */
+static __device__ int rows_for(const selection &v, int i, int place, bool open, bool unscored)
+{
+    int unit = open ? unit_of(v, place) : -1;
+    if (unit >= 0 && (!unscored || v.score[place] < 0))
+        atomicMin(&v.first[unit], i);
+    __syncthreads();
+    return !open ? 0 : unit < 0 ? 1 : v.first[unit] == i ? v.units[unit] : 0;
+}
+
+/* What stands for its group has been taken: all of it stays. */
+static __device__ void keep_units(const selection &v)
+{
+    for (int i = threadIdx.x; i < v.count; i += THREADS)
+        if (unit_of(v, i) >= 0 && v.units[v.group_of[i]] == 0)
+            v.marks[i] |= KEPT;
+    __syncthreads();
+}
+
+/* Goes through places [from, n) of a sequence and keeps `rows` of those that are open (and with
+ * `unscored` all that have no score) until one does not fit. Returns where that one is; n: all did.
+ * Of the best, those are passed over that would not fit if they were the next. With units,
+ * `unscored` is for a second pass, in which rows is 0. */
+static __device__ int keep_in_turn(selection *v, sequence s, int from, int n, int rows,
+                                   bool unscored, int *room)
 {
     __shared__ int stop;
     int taken = 0, total;
@@ -59,27 +82,33 @@ static __device__ int keep_in_turn(selection *v, sequence s, int n, int rows, bo
     for (int g = threadIdx.x; g < v->groups; g += THREADS)
         v->first[g] = NONE;
     __syncthreads();
-    for (int first = 0; first < n; first += THREADS) {
+    for (int first = from; first < n; first += THREADS) {
         int i = first + (int)threadIdx.x, place = i < n ? place_in(*v, s, i) : 0;
         bool open = i < n && is_open(*v, place) && (s != TEXT || !(v->marks[place] & VISION));
-        int rank = taken + ic_cuda_block_scan(open, room, &total);
+        int size = v->wholes ? rows_for(*v, i, place, open, unscored) : open;
+        int rank = taken + ic_cuda_block_scan(size, room, &total);
         taken += total;
-        bool wanted = open && (rank < rows || (unscored && v->score[place] < 0));
+        bool wanted = size > 0 && (rank < rows || (unscored && v->score[place] < 0));
         bool brings = wanted && brings_markers(*v, place);
+        int extra = brings ? v->markers[v->group_of[place]] : 0;
+        if (s == BEST && size + extra > v->budget - v->kept)
+            wanted = brings = false;
         if (brings)
             atomicMin(&v->first[v->group_of[place]], i);
         __syncthreads();
-        int cost = wanted;
+        int cost = wanted ? size : 0;
         if (brings && v->first[v->group_of[place]] == i)
-            cost += v->markers[v->group_of[place]];
+            cost += extra;
         int kept = v->kept + ic_cuda_block_scan(cost, room, &total) + cost;
         bool fits = kept <= v->budget;
         if (wanted && !fits)
             atomicMin(&stop, i);
-        if (wanted && fits)
+        if (wanted && fits) {
             keep_row(*v, place);
-        int most = ic_cuda_block_scan(wanted && fits ? cost : 0, room, &total);
-        (void)most;
+            if (unit_of(*v, place) >= 0)
+                v->units[v->group_of[place]] = 0;
+        }
+        ic_cuda_block_scan(wanted && fits ? cost : 0, room, &total);
         v->kept += total;
         __syncthreads();
         if (stop < n || (taken >= rows && !unscored))
@@ -87,38 +116,26 @@ static __device__ int keep_in_turn(selection *v, sequence s, int n, int rows, bo
     }
     int at = stop;
     __syncthreads();
+    if (v->wholes)
+        keep_units(*v);
     return at;
 }
 
-/* The best-first rule beyond the first row that did not fit: what does not fit is passed over. */
-static __device__ void keep_what_fits(selection *v, int from, int n)
+/* The newest `rows` and all that have no score. */
+static __device__ void keep_newest(selection *v, int rows, int *room)
 {
-    __shared__ int found;
-    while (v->kept < v->budget && from < n) {
-        if (threadIdx.x == 0)
-            found = NONE;
-        __syncthreads();
-        for (int first = from; first < n; first += THREADS) {
-            int i = first + (int)threadIdx.x;
-            int place = i < n ? place_in(*v, BEST, i) : 0;
-            int cost = 1 + (brings_markers(*v, place) ? v->markers[v->group_of[place]] : 0);
-            if (i < n && v->kept + cost <= v->budget)
-                atomicMin(&found, i);
-            __syncthreads();
-            if (found != NONE)
-                break;
-        }
-        int at = found;
-        if (at == NONE)
-            return;
-        int place = place_in(*v, BEST, at);
-        v->kept += 1 + (brings_markers(*v, place) ? v->markers[v->group_of[place]] : 0);
-        __syncthreads(); /* all know what it costs */
-        if (threadIdx.x == 0)
-            keep_row(*v, place);
-        __syncthreads();
-        from = at + 1;
-    }
+    int n = v->count;
+    if (!v->wholes)
+        keep_in_turn(v, NEWEST, 0, n, rows, true, room);
+    else if (keep_in_turn(v, NEWEST, 0, n, rows, false, room) == n)
+        keep_in_turn(v, NEWEST, 0, n, 0, true, room);
+}
+
+/* The best, where what does not fit is passed over: from the first that did not, it goes on. */
+static __device__ void keep_best(selection *v, int n, int *room)
+{
+    for (int at = 0; at < n && v->kept < v->budget;)
+        at = keep_in_turn(v, BEST, at, n, n, false, room);
 }
 
 /* --- scores as the plan wants them --- */
@@ -187,6 +204,37 @@ static __device__ void add_bias(const selection &v, float bias, int *room)
     __syncthreads();
 }
 
+/* One score for all patches of a group: their mean, summed up in the order of their age. */
+static __device__ void average_groups(const selection &v)
+{
+    for (int g = threadIdx.x; g < v.groups; g += THREADS) {
+        v.begin[g] = NONE;
+        v.end[g] = 0;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < v.count; i += THREADS)
+        if (is_patch(v, i)) {
+            atomicMin(&v.begin[v.group_of[i]], i);
+            atomicMax(&v.end[v.group_of[i]], i + 1);
+        }
+    __syncthreads();
+    for (int g = threadIdx.x; g < v.groups; g += THREADS) {
+        double sum = 0;
+        int n = 0;
+        for (int i = v.begin[g]; i < v.end[g]; i++)
+            if (v.group_of[i] == g && is_patch(v, i) && v.score[i] >= 0) {
+                sum += (double)v.score[i];
+                n++;
+            }
+        v.lost[g] = n ? (float)(sum / n) : -1.0f;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < v.count; i += THREADS)
+        if (is_patch(v, i) && v.lost[v.group_of[i]] >= 0)
+            v.score[i] = v.lost[v.group_of[i]];
+    __syncthreads();
+}
+
 /* The open places that have a score, the best first, of equal ones the newer: as bits and as a
  * number a float that is not negative sorts alike. Returns how many. */
 static __device__ int rank_scores(const selection &v, int *room)
@@ -227,7 +275,7 @@ static __device__ int rank_scores(const selection &v, int *room)
 static __device__ void keep_frames(selection *v, int frames)
 {
     __shared__ int kept;
-    count_open(*v, VISION | KEPT, VISION);
+    count_open(*v, VISION | KEPT, VISION, v->first);
     if (threadIdx.x == 0) {
         kept = v->kept;
         for (int g = v->groups - 1; g >= 0; g--) {
@@ -255,17 +303,17 @@ static __device__ void keep_frames(selection *v, int frames)
 static __device__ void keep_rest(const ic_plan &plan, selection *v, int *room)
 {
     if (!plan.scored || plan.aged) {
-        keep_in_turn(v, NEWEST, v->count, v->count, false, room);
+        keep_in_turn(v, NEWEST, 0, v->count, v->count, false, room);
         return;
     }
-    keep_in_turn(v, NEWEST, v->count, plan.recent, true, room);
+    keep_newest(v, plan.recent, room);
     if (plan.pool > 1)
         pool_scores(*v, plan.pool / 2);
     if (plan.bias > 0)
         add_bias(*v, plan.bias, room);
-    int n = rank_scores(*v, room);
-    int stop = keep_in_turn(v, BEST, n, n, false, room);
-    keep_what_fits(v, stop, n);
+    if (plan.whole)
+        average_groups(*v);
+    keep_best(v, rank_scores(*v, room), room);
 }
 
 static __device__ void choose(const select_job &j, int head, int together, selection *v, int *room)
@@ -276,15 +324,17 @@ static __device__ void choose(const select_job &j, int head, int together, selec
     if (plan.scored)
         read_scores(j.view, head, together, *v);
     keep_pinned(v, room);
-    keep_in_turn(v, OLDEST, v->count, plan.sinks, false, room);
+    if (plan.whole)
+        count_open(*v, VISION | KEPT, VISION, v->units);
+    keep_in_turn(v, OLDEST, 0, v->count, plan.sinks, false, room);
     if (plan.thin > 0) {
         thinning t = thinning_of(*v, plan.care);
-        keep_in_turn(v, TEXT, v->count, plan.text, false, room);
+        keep_in_turn(v, TEXT, 0, v->count, plan.text, false, room);
         keep_whole_groups(v, t, plan.frames, plan.recent);
         keep_thinned(v, t, plan.thin, plan.fade, room);
         keep_rest(plan, v, room);
     } else if (plan.frames > 0) {
-        keep_in_turn(v, TEXT, v->count, plan.text, false, room);
+        keep_in_turn(v, TEXT, 0, v->count, plan.text, false, room);
         keep_frames(v, plan.frames);
     } else {
         keep_rest(plan, v, room);

@@ -15,19 +15,21 @@ enum { KEPT = 1, PINNED = 2, VISION = 4, BOUND = 8, OF_GROUP = 16 };
 
 /* What one head's block works with, in device memory. */
 struct selection {
-    int32_t *group_of;               /* [count]: index of the group; -1: none */
-    float *score, *room;             /* [count] */
-    uint32_t *ids;                   /* [groups] */
-    int32_t *patches, *markers;      /* [groups] */
-    int32_t *alive;                  /* [groups]: some patch stays */
-    int32_t *first;                  /* [groups]: the first of it in a sequence; open rows */
-    int32_t *begin, *end;            /* [groups]: where its rows lie */
-    uint32_t *best;                  /* [groups]: its best score */
-    float *lost;                     /* [groups]: with its last row */
-    uint64_t *keys;                  /* sorted: score and place, the best first */
-    uint8_t *marks;                  /* [count] */
+    int32_t *group_of;          /* [count]: index of the group; -1: none */
+    float *score, *room;        /* [count] */
+    uint32_t *ids;              /* [groups] */
+    int32_t *patches, *markers; /* [groups] */
+    int32_t *alive;             /* [groups]: some patch stays */
+    int32_t *first;             /* [groups]: the first of it in a sequence; open rows */
+    int32_t *begin, *end;       /* [groups]: where its rows lie */
+    uint32_t *best;             /* [groups]: its best score */
+    float *lost;                /* [groups]: with its last row; the mean of its patches */
+    int32_t *units;             /* [groups]: patches that stay or leave together; 0: they stay */
+    uint64_t *keys;             /* sorted: score and place, the best first */
+    uint8_t *marks;             /* [count] */
     int count, groups, kept, budget; /* the same in all threads */
     bool thins;                      /* markers are rows as others: no patch brings them along */
+    bool wholes;                     /* patches of a group stay or leave together */
 };
 
 /* What the kernels of a plan are given. */
@@ -43,7 +45,7 @@ struct select_job {
 
 static int64_t scratch_bytes(int64_t slots)
 {
-    return (12 * slots * (int64_t)sizeof(int32_t) + slots + 255) & ~(int64_t)255;
+    return (13 * slots * (int64_t)sizeof(int32_t) + slots + 255) & ~(int64_t)255;
 }
 
 static __device__ selection selection_of(const select_job &j, int head)
@@ -63,12 +65,14 @@ static __device__ selection selection_of(const select_job &j, int head)
     v.end = at + 9 * slots;
     v.best = (uint32_t *)(void *)(at + 10 * slots);
     v.lost = (float *)(void *)(at + 11 * slots);
-    v.marks = (uint8_t *)(void *)(at + 12 * slots);
+    v.units = at + 12 * slots;
+    v.marks = (uint8_t *)(void *)(at + 13 * slots);
     v.keys = j.keys ? j.keys + (int64_t)head * j.sort_room : NULL;
     v.count = j.view.counts[head];
     v.budget = j.plan.budget;
     v.groups = v.kept = 0;
     v.thins = j.plan.thin > 0;
+    v.wholes = j.plan.whole;
     return v;
 }
 
@@ -152,34 +156,45 @@ static __device__ void see_rows(const ic_cuda_view &view, int head, const select
     __syncthreads();
 }
 
-static __device__ bool brings_markers(const selection &v, int place)
+static __device__ bool is_patch(const selection &v, int place)
 {
     const int both = VISION | OF_GROUP;
-    return (v.marks[place] & both) == both && !v.thins && !v.alive[v.group_of[place]];
+    return (v.marks[place] & both) == both;
+}
+
+static __device__ bool brings_markers(const selection &v, int place)
+{
+    return is_patch(v, place) && !v.thins && !v.alive[v.group_of[place]];
 }
 
 static __device__ void keep_row(const selection &v, int place)
 {
-    const int both = VISION | OF_GROUP;
     v.marks[place] |= KEPT;
-    if ((v.marks[place] & both) == both)
+    if (is_patch(v, place))
         v.alive[v.group_of[place]] = 1;
+}
+
+/* A patch that stays or leaves with all others of its group: the group, else -1. */
+static __device__ int unit_of(const selection &v, int place)
+{
+    return v.wholes && is_patch(v, place) ? v.group_of[place] : -1;
 }
 
 static __device__ bool is_open(const selection &v, int place)
 {
-    return !(v.marks[place] & (KEPT | BOUND));
+    int unit = unit_of(v, place);
+    return !(v.marks[place] & (KEPT | BOUND)) && (unit < 0 || v.units[unit] > 0);
 }
 
-/* Of each group, the rows whose marks are `want` under `mask`, into `first`. */
-static __device__ void count_open(const selection &v, int mask, int want)
+/* Of each group, the rows whose marks are `want` under `mask`. */
+static __device__ void count_open(const selection &v, int mask, int want, int32_t *open)
 {
     for (int g = threadIdx.x; g < v.groups; g += THREADS)
-        v.first[g] = 0;
+        open[g] = 0;
     __syncthreads();
     for (int i = threadIdx.x; i < v.count; i += THREADS)
         if (v.group_of[i] >= 0 && (v.marks[i] & mask) == want)
-            atomicAdd(&v.first[v.group_of[i]], 1);
+            atomicAdd(&open[v.group_of[i]], 1);
     __syncthreads();
 }
 

@@ -56,7 +56,7 @@ static __device__ float score_of_rank(uint32_t rank)
 static __device__ void keep_whole_groups(selection *v, const thinning &t, int groups, int rows)
 {
     __shared__ int kept;
-    count_open(*v, KEPT, 0);
+    count_open(*v, KEPT, 0, t.open);
     for (int g = threadIdx.x; g < v->groups; g += THREADS)
         t.rows[g] = 0;
     __syncthreads();

@@ -1,6 +1,7 @@
 /* Slabs on the CUDA device against the CPU's: the same history gives the same rows in the same
  * slots at the same positions, whatever is evicted by whatever plan; and checkpoints go either way.
  */
+#include <math.h>
 #include <string.h>
 
 #include "base/ic_mem.h"
@@ -120,15 +121,21 @@ static void append_random(int count, bool groups)
     append(rows, make_rows(rows, count, groups));
 }
 
-/* The same scores to both, `missing` percent of them none; steps make ties. */
+/* Few steps make ties; with none, scores lie as far apart as those that fade. */
+static float random_score(uint32_t steps)
+{
+    if (steps)
+        return (float)next_random(steps) / (float)steps;
+    return ldexpf((float)(1 + next_random(1 << 20)), -20 - (int)next_random(70));
+}
+
+/* The same scores to both, `missing` percent of them none. */
 static void give_scores(int missing, uint32_t steps)
 {
     ic_buf buf = {0};
     for (int head = 0; head < HEADS; head++)
         for (int i = 0; i < ic_slab_count(slabs[0], head / KV, head % KV); i++)
-            ic_buf_f32(&buf, next_random(100) < (uint32_t)missing
-                                 ? -1.0f
-                                 : (float)next_random(steps) / (float)steps);
+            ic_buf_f32(&buf, next_random(100) < (uint32_t)missing ? -1.0f : random_score(steps));
     for (int d = 0; d < 2; d++) {
         ic_cursor in;
         ic_error e = {0};
@@ -345,7 +352,7 @@ static void check_stream(ic_plan plan, int rounds, int patches, bool text, const
         }
         if (text && round % 3 == 1)
             append_random(1 + (int)next_random(40), false);
-        give_scores(round % 4 == 3 ? 50 : round % 4 == 2 ? 5 : 0, round % 2 ? 100000 : 3);
+        give_scores(round % 4 == 3 ? 50 : round % 4 == 2 ? 5 : 0, round % 2 ? 0 : 3);
         for (int answer = (int)next_random(4); text && answer > 0; answer--)
             append_random(1, false);
         plan.aged = round % 5 == 4;
@@ -433,6 +440,31 @@ static void test_thinned_edges(void **state)
     plan.fade = 1;
     plan.care = 1;
     check_plan(plan, "thinned with care");
+}
+
+/* Frames that stay or leave as a whole: by age, by score, beside text and rows without a score. */
+static void test_whole(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    ic_plan plan = {.budget = 150, .sinks = 4, .recent = 60, .scored = true, .whole = true};
+    check_stream(plan, 20, 30, true, "whole");
+    check_stream(plan, 10, 30, false, "whole, no text");
+    plan.per_layer = true;
+    plan.bias = 1;
+    plan.pool = 15;
+    check_stream(plan, 20, 12, true, "whole, as saddle");
+    plan.recent = plan.sinks = 0;
+    check_stream(plan, 10, 60, true, "whole, by score alone");
+    plan.recent = plan.sinks = 300;
+    check_stream(plan, 10, 12, true, "whole, by age alone");
+    plan.scored = plan.per_layer = false;
+    check_stream(plan, 10, 12, true, "whole, without scores");
+    plan = (ic_plan){.sinks = 2, .recent = 40, .scored = true, .whole = true};
+    check_plan(plan, "whole");
+    plan = (ic_plan){.sinks = 2, .frames = 3, .text = 30, .whole = true};
+    check_plan(plan, "whole frames by number");
 }
 
 /* Groups that come in no order of their numbers are found all the same. */
@@ -613,6 +645,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_frames, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_thinned, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_thinned_edges, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_whole, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_unordered_groups, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_edges, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_images, open_devices, close_devices),
