@@ -683,7 +683,7 @@ int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
     IC_ASSERT((!plan->scored && !plan->cascades) || s->scores);
     IC_ASSERT(plan->cascades >= 0 && plan->cascades <= CASCADES_MAX);
     /* Plans that no backend carries out in its copy are carried out on the host's. */
-    bool plain = !s->original && !(plan->whole && plan->thin) && plan->cascades == 0;
+    bool plain = !(plan->whole && plan->thin) && plan->cascades == 0;
     if (s->mirror && plain)
         return s->device->backend->slab_evict(s, plan, evicted);
     if (ic_slab_touch(s))

@@ -411,6 +411,7 @@ static __global__ void __launch_bounds__(THREADS) carry_out_kernel(select_job j)
     int head = blockIdx.x, stay = 0, total;
     selection v = selection_of(j, head);
     int32_t *order = j.view.order + (int64_t)head * j.view.slots;
+    ic_pos *positions = j.view.positions + (int64_t)head * j.view.slots;
     unsigned long long *map =
         (unsigned long long *)(void *)(j.view.free_map + (int64_t)head * j.view.words);
     if (!is_due(j.plan, v.count)) {
@@ -421,7 +422,10 @@ static __global__ void __launch_bounds__(THREADS) carry_out_kernel(select_job j)
     for (int first = 0; first < v.count; first += THREADS) {
         int i = first + (int)threadIdx.x, slot = i < v.count ? order[i] : 0;
         bool keep = i < v.count && (v.marks[i] & KEPT);
+        ic_pos position = j.view.original && keep ? positions[i] : ic_pos{0, 0, 0};
         int at = stay + ic_cuda_block_scan(keep, room, &total); /* all have read their slot */
+        if (keep && j.view.original)
+            positions[at] = position;
         if (keep)
             order[at] = slot;
         else if (i < v.count)
@@ -429,7 +433,7 @@ static __global__ void __launch_bounds__(THREADS) carry_out_kernel(select_job j)
         stay += total;
     }
     __syncthreads();
-    if (stay < v.count)
+    if (stay < v.count && !j.view.original)
         place_rows(j.view, head, stay, room);
     if (threadIdx.x == 0) {
         j.view.counts[head] = stay;

@@ -46,6 +46,7 @@ static bool lacks_gpu(void)
 /* --- two slabs with one history --- */
 
 static ic_slab *slabs[2];
+static bool original; /* the next ones keep the positions at which rows come */
 
 static void make_slabs(int slots, ic_score_kind kind)
 {
@@ -55,6 +56,8 @@ static void make_slabs(int slots, ic_score_kind kind)
     for (int d = 0; d < 2; d++) {
         ic_assert_ok(ic_slab_new(&slabs[d], devices[d], &desc, &e), &e);
         ic_assert_ok(ic_slab_keep_scores(slabs[d], kind, 0, &e), &e);
+        if (original)
+            ic_slab_keep_positions(slabs[d]);
     }
 }
 
@@ -155,6 +158,7 @@ static void expect_same(const char *what)
 {
     view *v = ic_calloc(2, sizeof *v);
     assert_int_equal(ic_slab_used(slabs[0]), ic_slab_used(slabs[1]));
+    assert_int_equal(ic_slab_next(slabs[0]), ic_slab_next(slabs[1]));
     for (int head = 0; head < HEADS; head++) {
         int count = ic_slab_count(slabs[0], head / KV, head % KV);
         if (count != ic_slab_count(slabs[1], head / KV, head % KV))
@@ -223,6 +227,14 @@ static void test_history(void **state)
     drop_slabs();
 }
 
+/* The same where rows keep their positions, and gaps remain. */
+static void test_original(void **state)
+{
+    original = true;
+    test_history(state);
+    original = false;
+}
+
 /* Single rows of more caches than one launch takes, some of them twice before anyone looks. */
 static void test_single_rows(void **state)
 {
@@ -233,7 +245,9 @@ static void test_single_rows(void **state)
     ic_slab *pairs[PAIRS][2];
     ic_error e = {0};
     for (int i = 0; i < PAIRS; i++) {
+        original = i % 4 > 1;
         make_slabs(70, i % 2 ? IC_SCORE_SUM : IC_SCORE_NONE);
+        original = false;
         if (i % 3)
             append_random(1 + i, true);
         for (int d = 0; d < 2; d++)
@@ -391,6 +405,9 @@ static void test_thinned(void **state)
     plan.thin = 1000;
     check_stream(plan, 8, 40, true, "as many rows as there are");
     plan = saddle;
+    original = true;
+    check_stream(plan, 12, 12, true, "original positions");
+    original = false;
     plan.care = 2.5f;
     check_stream(plan, 12, 9, true, "with care");
     plan.thin = 3;
@@ -639,6 +656,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_history, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_original, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_single_rows, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_scored, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_markers, open_devices, close_devices),
