@@ -4,6 +4,7 @@
 
 #include "base/ic_assert.h"
 #include "base/ic_mem.h"
+#include "kernels/ic_cascade.h"
 #include "kernels/ic_half.h"
 #include "kernels/ic_slab_priv.h"
 #include "kernels/ic_thin.h"
@@ -474,63 +475,14 @@ static void keep_thinned(eviction *v)
 
 /* --- cascades --- */
 
-enum { CASCADES_MAX = 16 };
-
-typedef struct part { /* a ring of places, oldest first */
-    int32_t *at;
-    int size, first, count;
-} part;
-
-static void push(part *p, int32_t place)
-{
-    p->at[(p->first + p->count++) % (p->size + 1)] = place;
-}
-
-static int32_t pop_oldest(part *p)
-{
-    int32_t place = p->at[p->first];
-    p->first = (p->first + 1) % (p->size + 1);
-    p->count--;
-    return place;
-}
-
-static bool is_below(const eviction *v, int32_t a, int32_t b)
-{
-    float x = v->score[a], y = v->score[b];
-    return x >= 0 && (y < 0 || x < y);
-}
-
-/* The candidate comes to part i, and what that gives up goes on to the next. */
-static void cascade(const eviction *v, part *parts, int32_t place)
-{
-    uint32_t ordinal = row_at(v, place)->ordinal;
-    for (int i = 0; i < v->plan->cascades; i++) {
-        part *p = &parts[i];
-        if (ordinal % (UINT32_C(1) << i) != 0) {
-            int newest = (p->first + p->count - 1) % (p->size + 1);
-            if (p->count && !is_below(v, place, p->at[newest]))
-                p->at[newest] = place;
-            return;
-        }
-        push(p, place);
-        if (p->count <= p->size)
-            return;
-        place = pop_oldest(p);
-    }
-}
-
 static void keep_cascades(eviction *v)
 {
     int room = v->plan->budget - v->kept, n = v->plan->cascades, entered = 0;
-    part parts[CASCADES_MAX];
+    ic_cascade_part parts[IC_CASCADE_MOST];
     for (int g = 0; g < v->group_count; g++)
         room -= v->groups[g].patches && !v->groups[g].alive ? v->groups[g].markers : 0;
     room = room > 0 ? room : 0;
-    int32_t *at = v->ranked;
-    for (int i = 0; i < n; i++) {
-        parts[i] = (part){.at = at, .size = room / n + (i == 0 ? room % n : 0)};
-        at += parts[i].size + 1;
-    }
+    ic_cascade_lay(parts, n, room, v->ranked);
     int fill = n - 1;
     for (int i = 0; i < v->count; i++) {
         if (!is_open(v, i))
@@ -538,13 +490,13 @@ static void keep_cascades(eviction *v)
         while (fill > 0 && entered < room && parts[fill].count == parts[fill].size)
             fill--;
         if (entered++ < room)
-            push(&parts[fill], i);
+            ic_cascade_push(&parts[fill], i);
         else
-            cascade(v, parts, i);
+            ic_cascade_enter(parts, n, v->score, i, row_at(v, i)->ordinal);
     }
     for (int i = 0; i < n; i++)
         while (parts[i].count)
-            keep_row(v, pop_oldest(&parts[i]));
+            keep_row(v, ic_cascade_pop(&parts[i]));
 }
 
 /* The newest, and by score; or the newest alone. */
@@ -619,7 +571,7 @@ static int carry_out(ic_slab *s, const eviction *v)
 
 static int make_room(eviction *v, bool scored)
 {
-    size_t room = (size_t)v->slab->desc.slots + CASCADES_MAX;
+    size_t room = (size_t)v->slab->desc.slots + IC_CASCADE_MOST;
     v->keep = ic_try_calloc(room, sizeof *v->keep);
     v->group_of = ic_try_calloc(room, sizeof *v->group_of);
     v->groups = ic_try_calloc(room, sizeof *v->groups);
@@ -681,7 +633,7 @@ int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
 {
     IC_ASSERT(plan->budget >= 0 && plan->sinks >= 0 && !s->loading);
     IC_ASSERT((!plan->scored && !plan->cascades) || s->scores);
-    IC_ASSERT(plan->cascades >= 0 && plan->cascades <= CASCADES_MAX);
+    IC_ASSERT(plan->cascades >= 0 && plan->cascades <= IC_CASCADE_MOST);
     /* Plans that no backend carries out in its copy are carried out on the host's. */
     bool plain = !(plan->whole && plan->thin) && plan->cascades == 0;
     if (s->mirror && plain)
