@@ -629,14 +629,18 @@ static void evict_heads(ic_slab *s, eviction *v, ic_evicted *sum)
     }
 }
 
+/* Rules that no policy puts together by itself: no backend need carry them out in its copy. */
+static bool is_mixed(const ic_plan *plan)
+{
+    return plan->thin ? plan->whole : plan->cascades && plan->frames;
+}
+
 int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
 {
     IC_ASSERT(plan->budget >= 0 && plan->sinks >= 0 && !s->loading);
     IC_ASSERT((!plan->scored && !plan->cascades) || s->scores);
     IC_ASSERT(plan->cascades >= 0 && plan->cascades <= IC_CASCADE_MOST);
-    /* Plans that no backend carries out in its copy are carried out on the host's. */
-    bool plain = !(plan->whole && plan->thin) && plan->cascades == 0;
-    if (s->mirror && plain)
+    if (s->mirror && !is_mixed(plan))
         return s->device->backend->slab_evict(s, plan, evicted);
     if (ic_slab_touch(s))
         return IC_EDEVICE;

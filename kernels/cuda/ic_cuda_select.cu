@@ -9,6 +9,7 @@
  * there, without what is larger than what is then left. Patches that stay or leave together are one
  * step of a sequence, where the first of them stands. */
 #include "kernels/cuda/ic_cuda.h"
+#include "kernels/cuda/ic_cuda_cascades.h"
 #include "kernels/cuda/ic_cuda_selection.h"
 #include "kernels/cuda/ic_cuda_thinning.h"
 
@@ -321,7 +322,7 @@ static __device__ void choose(const select_job &j, int head, int together, selec
     const ic_plan &plan = j.plan;
     find_groups(j.view, head, v, room);
     see_rows(j.view, head, *v);
-    if (plan.scored)
+    if (plan.scored || plan.cascades)
         read_scores(j.view, head, together, *v);
     keep_pinned(v, room);
     if (plan.whole)
@@ -333,6 +334,8 @@ static __device__ void choose(const select_job &j, int head, int together, selec
         keep_whole_groups(v, t, plan.frames, plan.recent);
         keep_thinned(v, t, plan.thin, plan.fade, room);
         keep_rest(plan, v, room);
+    } else if (plan.cascades > 0) {
+        keep_cascades(j.view, head, *v, plan.cascades, room);
     } else if (plan.frames > 0) {
         keep_in_turn(v, TEXT, 0, v->count, plan.text, false, room);
         keep_frames(v, plan.frames);
@@ -370,7 +373,8 @@ static __global__ void __launch_bounds__(THREADS) choose_kernel(select_job j)
     v.keys = v.keys ? v.keys : keys;
     if (!is_due(j.plan, v.count))
         return;
-    if (j.plan.scored && j.plan.per_layer && lie_alike(j, head / j.kv_heads * j.kv_heads)) {
+    bool scores = j.plan.scored || j.plan.cascades;
+    if (scores && j.plan.per_layer && lie_alike(j, head / j.kv_heads * j.kv_heads)) {
         first = head / j.kv_heads * j.kv_heads;
         together = j.kv_heads;
     }
@@ -443,10 +447,11 @@ static __global__ void __launch_bounds__(THREADS) carry_out_kernel(select_job j)
 
 /* --- starting it --- */
 
-static int sort_room_of(const ic_slab *s, const ic_plan *plan)
+/* Keys for so many rows: as many as are sorted; and parts of cascades lie there. */
+static int sort_room_of(int rows)
 {
-    int size = 1;
-    while (plan->scored && size < ic_slab_used(s))
+    int size = IC_CASCADE_MOST;
+    while (size < rows)
         size *= 2;
     return size;
 }
@@ -461,10 +466,9 @@ static int64_t key_bytes(const ic_cuda_device *d, int heads, int sort_room)
 
 size_t ic_cuda_select_room(const ic_cuda_device *d, const ic_slab_desc *desc)
 {
-    int heads = desc->layers * desc->kv_heads, room = 1;
-    while (room < desc->slots)
-        room *= 2;
-    return (size_t)(heads * scratch_bytes(desc->slots) + key_bytes(d, heads, room))
+    int heads = desc->layers * desc->kv_heads;
+    return (size_t)(heads * scratch_bytes(desc->slots)
+                    + key_bytes(d, heads, sort_room_of(desc->slots)))
            + (size_t)(heads + 1) * sizeof(int32_t);
 }
 
@@ -475,7 +479,7 @@ static int make_job(ic_cuda_device *d, ic_slab *s, const ic_plan *plan, select_j
         return rc;
     j->plan = *plan;
     j->kv_heads = s->desc.kv_heads;
-    j->sort_room = sort_room_of(s, plan);
+    j->sort_room = sort_room_of(plan->scored || plan->cascades ? ic_slab_used(s) : 0);
     j->scratch_bytes = scratch_bytes(s->desc.slots);
     int64_t scratch = s->heads * j->scratch_bytes, keys = key_bytes(d, s->heads, j->sort_room);
     char *room = (char *)ic_cuda_scratch(d, IC_CUDA_ROOM_SCORES,

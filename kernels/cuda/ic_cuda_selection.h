@@ -21,11 +21,11 @@ struct selection {
     int32_t *patches, *markers; /* [groups] */
     int32_t *alive;             /* [groups]: some patch stays */
     int32_t *first;             /* [groups]: the first of it in a sequence; open rows */
-    int32_t *begin, *end;       /* [groups]: where its rows lie */
+    int32_t *begin, *end;       /* [groups]: where its rows lie; [count]: rows of cascades */
     uint32_t *best;             /* [groups]: its best score */
     float *lost;                /* [groups]: with its last row; the mean of its patches */
     int32_t *units;             /* [groups]: patches that stay or leave together; 0: they stay */
-    uint64_t *keys;             /* sorted: score and place, the best first */
+    uint64_t *keys;             /* sorted: score and place, the best first; links and parts */
     uint8_t *marks;             /* [count] */
     int count, groups, kept, budget; /* the same in all threads */
     bool thins;                      /* markers are rows as others: no patch brings them along */

@@ -209,6 +209,7 @@ static void films_are_remembered_alike(void **state)
     check_memory(cpu, cuda, (ic_session_config){.policy = "saddle", .frames = 1});
     check_memory(cpu, cuda, (ic_session_config){.policy = "saddle", .frames = 1, .care_pct = 150});
     check_memory(cpu, cuda, (ic_session_config){.policy = "saddle", .frame_unit = IC_FRAME_WHOLE});
+    check_memory(cpu, cuda, (ic_session_config){.policy = "cascade"});
     check_memory(cpu, cuda, (ic_session_config){.policy = "recent-frames", .frames = 2});
     check_memory(cpu, cuda,
                  (ic_session_config){.policy = "streaming", .positions = IC_POSITIONS_ORIGINAL});
