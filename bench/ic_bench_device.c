@@ -273,11 +273,19 @@ static int measure_prefill(run *r, ic_error *e)
     return rc;
 }
 
-/* saddle over `budget` rows. */
+/* saddle over `budget` rows, as it is by default. */
 static ic_plan saddle_plan(int budget)
 {
-    return (ic_plan){
-        .budget = budget, .sinks = 4, .recent = budget / 2, .scored = true, .bias = 1, .pool = 15};
+    return (ic_plan){.budget = budget,
+                     .sinks = 4,
+                     .recent = budget * 45 / 100,
+                     .scored = true,
+                     .bias = 1,
+                     .pool = 15,
+                     .frames = 4,
+                     .text = budget / 10,
+                     .thin = 1,
+                     .fade = 1.5f};
 }
 
 static int window_of(int rows)

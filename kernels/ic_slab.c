@@ -251,10 +251,12 @@ int ic_slab_append(ic_slab *s, const ic_row *rows, int count, ic_error *e)
                             "the cache is full: %d of %d rows are in use and %d more are wanted; "
                             "raise the budget or choose a policy that evicts",
                             ic_slab_used(s), s->desc.slots, count);
-    if (s->mirror && !s->original) {
+    if (s->mirror) {
         int rc = s->device->backend->slab_append(s, rows, count);
         for (int head = 0; rc == 0 && head < s->heads; head++)
             s->counts[head] += count;
+        for (int i = 0; rc == 0 && s->original && i < count; i++)
+            ic_slab_step(&s->cursor, &rows[i]);
         return rc ? ic_error_set(e, rc, "the device refused %d rows", count) : 0;
     }
     if (ic_slab_touch(s))

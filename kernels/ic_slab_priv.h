@@ -4,6 +4,11 @@
 
 #include "kernels/ic_device_priv.h"
 
+/* Sums over a head's rows whose last bit decides what stays are made in lanes, the row at place i
+ * in lane i % lanes, and these are added half to half: an order that a backend with many threads
+ * can keep. */
+enum { IC_SLAB_LANES = 512 };
+
 /* What the store knows of a row's K and V. */
 enum { IC_SLAB_UNSAVED, IC_SLAB_GIVEN, IC_SLAB_SAVED, IC_SLAB_TAKEN /* being loaded */ };
 

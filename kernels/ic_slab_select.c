@@ -1,12 +1,13 @@
 /* Which rows stay: plans of ic_slab.h carried out, head by head, on the slot tables alone. K and V
  * are not touched: a slot is freed or it is not. */
-#include <math.h>
 #include <string.h>
 
 #include "base/ic_assert.h"
 #include "base/ic_mem.h"
+#include "kernels/ic_cascade.h"
 #include "kernels/ic_half.h"
 #include "kernels/ic_slab_priv.h"
+#include "kernels/ic_thin.h"
 
 /* A vision group as one head sees it while a plan is carried out. */
 typedef struct seen_group {
@@ -21,8 +22,9 @@ typedef struct seen_group {
 
 /* A group that has still to be thinned out: a link of a chain in the order of time. */
 typedef struct thinned {
-    int group, rows; /* that it would keep */
-    float at, score;
+    int group, rows;    /* that it would keep */
+    float at, score;    /* when it came; its best row's */
+    float faded, worth; /* what its rows count for: ic_thin.h */
     int before, behind; /* links; -1: none */
 } thinned;
 
@@ -196,16 +198,27 @@ static void pool_scores(eviction *v)
     }
 }
 
+/* The sum of the scores that there are, in lanes (IC_SLAB_LANES). */
+static double sum_scores(const eviction *v, int *n)
+{
+    double lanes[IC_SLAB_LANES] = {0};
+    *n = 0;
+    for (int i = 0; i < v->count; i++)
+        if (v->score[i] >= 0) {
+            lanes[i % IC_SLAB_LANES] += (double)v->score[i];
+            ++*n;
+        }
+    for (int half = IC_SLAB_LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
 /* Score-side bias (papers: the formula is ours): the newer a row, the more of the mean it gets. */
 static void add_bias(eviction *v)
 {
-    double sum = 0;
-    int n = 0;
-    for (int i = 0; i < v->count; i++)
-        if (v->score[i] >= 0) {
-            sum += (double)v->score[i];
-            n++;
-        }
+    int n;
+    double sum = sum_scores(v, &n);
     if (n == 0 || v->count < 2)
         return;
     float step = v->plan->bias * (float)(sum / n) / (float)(v->count - 1);
@@ -384,17 +397,15 @@ static int best_row(const eviction *v, int g)
     return best;
 }
 
-static float lost_with(const eviction *v, const thinned *list, int i, float now, float mean)
+static float lost_with(const thinned *list, int i, float now)
 {
     const thinned *t = &list[i];
     float next = t->behind >= 0 ? list[t->behind].at : now;
     float last = t->before >= 0 ? list[t->before].at : 0;
-    float care = mean > 0 && t->score > 0 ? v->plan->care * t->score / mean : 0;
-    float hole = (next - last) / powf(now - t->at, v->plan->fade) * (1 + care);
-    return ldexpf(hole, 1 - t->rows);
+    return ic_thin_lost(next - last, t->faded, t->worth, t->rows);
 }
 
-static int list_groups(const eviction *v, thinned *list, int *rows, float *mean)
+static int list_groups(const eviction *v, thinned *list, float now, int *rows)
 {
     int n = 0;
     double sum = 0;
@@ -415,20 +426,23 @@ static int list_groups(const eviction *v, thinned *list, int *rows, float *mean)
                             .behind = n + 1};
         n++;
     }
+    for (int i = 0; i < n; i++) {
+        list[i].faded = ic_thin_fade(now - list[i].at, v->plan->fade);
+        list[i].worth = ic_thin_worth(list[i].score, (float)(sum / n), v->plan->care);
+    }
     if (n)
         list[n - 1].behind = -1;
-    *mean = n ? (float)(sum / n) : 0;
     return n;
 }
 
 /* Takes the row of which least is lost from its group, the older of equals; the last one takes the
  * link out of the chain. */
-static void give_up(const eviction *v, thinned *list, int *head, float now, float mean)
+static void give_up(thinned *list, int *head, float now)
 {
     int least = -1;
     float lowest = 0;
     for (int i = *head; i >= 0; i = list[i].behind) {
-        float lost = lost_with(v, list, i, now, mean);
+        float lost = lost_with(list, i, now);
         if (least < 0 || lost < lowest) {
             least = i;
             lowest = lost;
@@ -449,12 +463,11 @@ static void keep_thinned(eviction *v)
 {
     thinned *list = v->thinned;
     int rows, head = 0, room = v->plan->budget - v->kept;
-    float mean, now;
-    if (list_groups(v, list, &rows, &mean) == 0)
+    float now = v->group_count ? (float)v->groups[v->group_count - 1].id + 1 : 0;
+    if (list_groups(v, list, now, &rows) == 0)
         return;
-    now = (float)v->groups[v->group_count - 1].id + 1;
     for (; rows > room && head >= 0; rows--)
-        give_up(v, list, &head, now, mean);
+        give_up(list, &head, now);
     for (int i = head; i >= 0; i = list[i].behind)
         for (int n = 0; n < list[i].rows; n++)
             keep_row(v, best_row(v, list[i].group));
@@ -462,63 +475,14 @@ static void keep_thinned(eviction *v)
 
 /* --- cascades --- */
 
-enum { CASCADES_MAX = 16 };
-
-typedef struct part { /* a ring of places, oldest first */
-    int32_t *at;
-    int size, first, count;
-} part;
-
-static void push(part *p, int32_t place)
-{
-    p->at[(p->first + p->count++) % (p->size + 1)] = place;
-}
-
-static int32_t pop_oldest(part *p)
-{
-    int32_t place = p->at[p->first];
-    p->first = (p->first + 1) % (p->size + 1);
-    p->count--;
-    return place;
-}
-
-static bool is_below(const eviction *v, int32_t a, int32_t b)
-{
-    float x = v->score[a], y = v->score[b];
-    return x >= 0 && (y < 0 || x < y);
-}
-
-/* The candidate comes to part i, and what that gives up goes on to the next. */
-static void cascade(const eviction *v, part *parts, int32_t place)
-{
-    uint32_t ordinal = row_at(v, place)->ordinal;
-    for (int i = 0; i < v->plan->cascades; i++) {
-        part *p = &parts[i];
-        if (ordinal % (UINT32_C(1) << i) != 0) {
-            int newest = (p->first + p->count - 1) % (p->size + 1);
-            if (p->count && !is_below(v, place, p->at[newest]))
-                p->at[newest] = place;
-            return;
-        }
-        push(p, place);
-        if (p->count <= p->size)
-            return;
-        place = pop_oldest(p);
-    }
-}
-
 static void keep_cascades(eviction *v)
 {
     int room = v->plan->budget - v->kept, n = v->plan->cascades, entered = 0;
-    part parts[CASCADES_MAX];
+    ic_cascade_part parts[IC_CASCADE_MOST];
     for (int g = 0; g < v->group_count; g++)
         room -= v->groups[g].patches && !v->groups[g].alive ? v->groups[g].markers : 0;
     room = room > 0 ? room : 0;
-    int32_t *at = v->ranked;
-    for (int i = 0; i < n; i++) {
-        parts[i] = (part){.at = at, .size = room / n + (i == 0 ? room % n : 0)};
-        at += parts[i].size + 1;
-    }
+    ic_cascade_lay(parts, n, room, v->ranked);
     int fill = n - 1;
     for (int i = 0; i < v->count; i++) {
         if (!is_open(v, i))
@@ -526,13 +490,13 @@ static void keep_cascades(eviction *v)
         while (fill > 0 && entered < room && parts[fill].count == parts[fill].size)
             fill--;
         if (entered++ < room)
-            push(&parts[fill], i);
+            ic_cascade_push(&parts[fill], i);
         else
-            cascade(v, parts, i);
+            ic_cascade_enter(parts, n, v->score, i, row_at(v, i)->ordinal);
     }
     for (int i = 0; i < n; i++)
         while (parts[i].count)
-            keep_row(v, pop_oldest(&parts[i]));
+            keep_row(v, ic_cascade_pop(&parts[i]));
 }
 
 /* The newest, and by score; or the newest alone. */
@@ -607,7 +571,7 @@ static int carry_out(ic_slab *s, const eviction *v)
 
 static int make_room(eviction *v, bool scored)
 {
-    size_t room = (size_t)v->slab->desc.slots + CASCADES_MAX;
+    size_t room = (size_t)v->slab->desc.slots + IC_CASCADE_MOST;
     v->keep = ic_try_calloc(room, sizeof *v->keep);
     v->group_of = ic_try_calloc(room, sizeof *v->group_of);
     v->groups = ic_try_calloc(room, sizeof *v->groups);
@@ -665,14 +629,18 @@ static void evict_heads(ic_slab *s, eviction *v, ic_evicted *sum)
     }
 }
 
+/* Rules that no policy puts together by itself: no backend need carry them out in its copy. */
+static bool is_mixed(const ic_plan *plan)
+{
+    return plan->thin ? plan->whole : plan->cascades && plan->frames;
+}
+
 int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
 {
     IC_ASSERT(plan->budget >= 0 && plan->sinks >= 0 && !s->loading);
     IC_ASSERT((!plan->scored && !plan->cascades) || s->scores);
-    IC_ASSERT(plan->cascades >= 0 && plan->cascades <= CASCADES_MAX);
-    /* Plans that no backend carries out in its copy are carried out on the host's. */
-    bool plain = !s->original && !plan->whole && plan->cascades == 0 && plan->thin == 0;
-    if (s->mirror && plain)
+    IC_ASSERT(plan->cascades >= 0 && plan->cascades <= IC_CASCADE_MOST);
+    if (s->mirror && !is_mixed(plan))
         return s->device->backend->slab_evict(s, plan, evicted);
     if (ic_slab_touch(s))
         return IC_EDEVICE;

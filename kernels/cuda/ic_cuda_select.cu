@@ -6,174 +6,23 @@
  * block goes through the same sequence in chunks: as long as nothing has been passed over, what a
  * row costs is known from the groups' state before the chunk and from who is the first of its group
  * in it, so that a prefix sum says where the budget ends. Only the best-first rule goes on from
- * there, row by row: less than a group's markers are then left. */
+ * there, without what is larger than what is then left. Patches that stay or leave together are one
+ * step of a sequence, where the first of them stands. */
 #include "kernels/cuda/ic_cuda.h"
-#include "kernels/cuda/ic_cuda_scan.h"
-#include "kernels/cuda/ic_cuda_slab.h"
+#include "kernels/cuda/ic_cuda_cascades.h"
+#include "kernels/cuda/ic_cuda_selection.h"
+#include "kernels/cuda/ic_cuda_thinning.h"
 
 enum {
-    THREADS = 512,
     WORD_BITS = 64,
-    OTHER_SHARED = 4 << 10,  /* bytes of shared memory that selection has besides, at most */
-    SORT_SHARED = 128 << 10, /* bytes of keys that are sorted in shared memory */
-    NONE = 0x7fffffff
+    OTHER_SHARED = 8 << 10, /* bytes of shared memory that selection has besides, at most */
+    SORT_SHARED = 128 << 10 /* bytes of keys that are sorted in shared memory */
 };
-
-/* Of a place. */
-enum { KEPT = 1, PINNED = 2, VISION = 4, BOUND = 8, OF_GROUP = 16 };
-
-/* What one head's block works with, in device memory. */
-struct selection {
-    int32_t *group_of;               /* [count]: index of the group; -1: none */
-    float *score, *room;             /* [count] */
-    uint32_t *ids;                   /* [groups] */
-    int32_t *patches, *markers;      /* [groups] */
-    int32_t *alive;                  /* [groups]: some patch stays */
-    int32_t *first;                  /* [groups]: the first of it in a sequence; open patches */
-    uint64_t *keys;                  /* sorted: score and place, the best first */
-    uint8_t *marks;                  /* [count] */
-    int count, groups, kept, budget; /* the same in all threads */
-};
-
-struct select_job {
-    ic_cuda_view view; /* of all heads */
-    ic_plan plan;
-    char *scratch; /* [heads, scratch_bytes] */
-    int64_t scratch_bytes;
-    uint64_t *keys; /* [heads, sort_room], where they do not fit into shared memory; or NULL */
-    int32_t kv_heads, sort_room;
-    int32_t *result; /* [heads + 1]: rows that stay; groups that lost their last patch in head 0 */
-};
-
-static int64_t scratch_bytes(int64_t slots)
-{
-    return (8 * slots * (int64_t)sizeof(int32_t) + slots + 255) & ~(int64_t)255;
-}
-
-static __device__ selection selection_of(const select_job &j, int head)
-{
-    selection v;
-    int64_t slots = j.view.slots;
-    int32_t *at = (int32_t *)(void *)(j.scratch + head * j.scratch_bytes);
-    v.group_of = at;
-    v.score = (float *)(void *)(at + slots);
-    v.room = (float *)(void *)(at + 2 * slots);
-    v.ids = (uint32_t *)(void *)(at + 3 * slots);
-    v.patches = at + 4 * slots;
-    v.markers = at + 5 * slots;
-    v.alive = at + 6 * slots;
-    v.first = at + 7 * slots;
-    v.marks = (uint8_t *)(void *)(at + 8 * slots);
-    v.keys = j.keys ? j.keys + (int64_t)head * j.sort_room : NULL;
-    v.count = j.view.counts[head];
-    v.budget = j.plan.budget;
-    v.groups = v.kept = 0;
-    return v;
-}
 
 /* Plans by frames look even when all fits: the number of frames is a bound of its own. */
 static __host__ __device__ bool is_due(const ic_plan &plan, int count)
 {
-    return count > plan.budget || plan.frames > 0;
-}
-
-static __device__ const ic_row &row_at(const ic_cuda_view &v, int head, int place)
-{
-    int64_t table = (int64_t)head * v.slots;
-    return v.rows[table + v.order[table + place]];
-}
-
-/* --- groups --- */
-
-/* Groups are numbered as they come; if some table says otherwise, one thread looks them up. */
-static __device__ int find_groups_slowly(const ic_cuda_view &view, int head, const selection &v)
-{
-    int groups = 0;
-    for (int i = 0; i < v.count; i++) {
-        uint32_t id = row_at(view, head, i).group;
-        int g = groups - 1;
-        while (id && g >= 0 && v.ids[g] != id)
-            g--;
-        if (id && g < 0)
-            v.ids[g = groups++] = id;
-        v.group_of[i] = id ? g : -1;
-    }
-    return groups;
-}
-
-static __device__ void find_groups(const ic_cuda_view &view, int head, selection *v, int *room)
-{
-    __shared__ int slow;
-    uint32_t before = 0, top;
-    int tid = threadIdx.x, total;
-    bool falls = false;
-    for (int first = 0; first < v->count; first += THREADS) {
-        int i = first + tid;
-        uint32_t id = i < v->count ? row_at(view, head, i).group : 0;
-        uint32_t last = ic_cuda_block_max_before(id, (uint32_t *)(void *)room, &top);
-        last = last > before ? last : before;
-        bool leads = id > last;
-        falls = falls || (id && id < last);
-        int g = v->groups + ic_cuda_block_scan(leads, room, &total) + leads - 1;
-        if (leads)
-            v->ids[g] = id;
-        if (i < v->count)
-            v->group_of[i] = id ? g : -1;
-        v->groups += total;
-        before = top > before ? top : before;
-    }
-    if (__syncthreads_or(falls)) {
-        if (tid == 0)
-            slow = find_groups_slowly(view, head, *v);
-        __syncthreads();
-        v->groups = slow;
-    }
-    __syncthreads();
-}
-
-/* Marks of all rows, and what each group has. */
-static __device__ void see_rows(const ic_cuda_view &view, int head, const selection &v)
-{
-    for (int g = threadIdx.x; g < v.groups; g += THREADS)
-        v.patches[g] = v.markers[g] = v.alive[g] = 0;
-    __syncthreads();
-    for (int i = threadIdx.x; i < v.count; i += THREADS) {
-        const ic_row &row = row_at(view, head, i);
-        int g = v.group_of[i];
-        bool vision = row.kind == IC_ROW_VISION;
-        v.marks[i] =
-            (uint8_t)((row.pinned ? PINNED : 0) | (vision ? VISION : 0) | (g >= 0 ? OF_GROUP : 0)
-                      | (row.kind == IC_ROW_MARKER && !row.pinned && g >= 0 ? BOUND : 0));
-        if (g >= 0 && vision)
-            atomicAdd(&v.patches[g], 1);
-        if (v.marks[i] & BOUND)
-            atomicAdd(&v.markers[g], 1);
-    }
-    __syncthreads();
-    /* A marker whose patches have come stays and leaves with them; before, it is like text. */
-    for (int i = threadIdx.x; i < v.count; i += THREADS)
-        if ((v.marks[i] & BOUND) && v.patches[v.group_of[i]] == 0)
-            v.marks[i] &= (uint8_t)~BOUND;
-    __syncthreads();
-}
-
-static __device__ bool brings_markers(const selection &v, int place)
-{
-    const int both = VISION | OF_GROUP;
-    return (v.marks[place] & both) == both && !v.alive[v.group_of[place]];
-}
-
-static __device__ void keep_row(const selection &v, int place)
-{
-    const int both = VISION | OF_GROUP;
-    v.marks[place] |= KEPT;
-    if ((v.marks[place] & both) == both)
-        v.alive[v.group_of[place]] = 1;
-}
-
-static __device__ bool is_open(const selection &v, int place)
-{
-    return !(v.marks[place] & (KEPT | BOUND));
+    return count > plan.budget || (plan.frames > 0 && plan.thin == 0);
 }
 
 static __device__ void keep_pinned(selection *v, int *room)
@@ -200,10 +49,32 @@ static __device__ int place_in(const selection &v, sequence s, int i)
     return s == OLDEST ? i : s == BEST ? (int)(uint32_t)v.keys[i] : v.count - 1 - i;
 }
 
-/* Goes through a sequence of n and keeps `rows` of those that are open (and with `unscored` all
- * that have no score) until one does not fit. Returns where that one is; n: all did. */
-static __device__ int keep_in_turn(selection *v, sequence s, int n, int rows, bool unscored,
-                                   int *room)
+/* Of patches that stay or leave together, the first that may be taken in a sequence stands for all
+ * of them: the rows that this place is for, none (0) if it is not the one. */
+static __device__ int rows_for(const selection &v, int i, int place, bool open, bool unscored)
+{
+    int unit = open ? unit_of(v, place) : -1;
+    if (unit >= 0 && (!unscored || v.score[place] < 0))
+        atomicMin(&v.first[unit], i);
+    __syncthreads();
+    return !open ? 0 : unit < 0 ? 1 : v.first[unit] == i ? v.units[unit] : 0;
+}
+
+/* What stands for its group has been taken: all of it stays. */
+static __device__ void keep_units(const selection &v)
+{
+    for (int i = threadIdx.x; i < v.count; i += THREADS)
+        if (unit_of(v, i) >= 0 && v.units[v.group_of[i]] == 0)
+            v.marks[i] |= KEPT;
+    __syncthreads();
+}
+
+/* Goes through places [from, n) of a sequence and keeps `rows` of those that are open (and with
+ * `unscored` all that have no score) until one does not fit. Returns where that one is; n: all did.
+ * Of the best, those are passed over that would not fit if they were the next. With units,
+ * `unscored` is for a second pass, in which rows is 0. */
+static __device__ int keep_in_turn(selection *v, sequence s, int from, int n, int rows,
+                                   bool unscored, int *room)
 {
     __shared__ int stop;
     int taken = 0, total;
@@ -212,27 +83,33 @@ static __device__ int keep_in_turn(selection *v, sequence s, int n, int rows, bo
     for (int g = threadIdx.x; g < v->groups; g += THREADS)
         v->first[g] = NONE;
     __syncthreads();
-    for (int first = 0; first < n; first += THREADS) {
+    for (int first = from; first < n; first += THREADS) {
         int i = first + (int)threadIdx.x, place = i < n ? place_in(*v, s, i) : 0;
         bool open = i < n && is_open(*v, place) && (s != TEXT || !(v->marks[place] & VISION));
-        int rank = taken + ic_cuda_block_scan(open, room, &total);
+        int size = v->wholes ? rows_for(*v, i, place, open, unscored) : open;
+        int rank = taken + ic_cuda_block_scan(size, room, &total);
         taken += total;
-        bool wanted = open && (rank < rows || (unscored && v->score[place] < 0));
+        bool wanted = size > 0 && (rank < rows || (unscored && v->score[place] < 0));
         bool brings = wanted && brings_markers(*v, place);
+        int extra = brings ? v->markers[v->group_of[place]] : 0;
+        if (s == BEST && size + extra > v->budget - v->kept)
+            wanted = brings = false;
         if (brings)
             atomicMin(&v->first[v->group_of[place]], i);
         __syncthreads();
-        int cost = wanted;
+        int cost = wanted ? size : 0;
         if (brings && v->first[v->group_of[place]] == i)
-            cost += v->markers[v->group_of[place]];
+            cost += extra;
         int kept = v->kept + ic_cuda_block_scan(cost, room, &total) + cost;
         bool fits = kept <= v->budget;
         if (wanted && !fits)
             atomicMin(&stop, i);
-        if (wanted && fits)
+        if (wanted && fits) {
             keep_row(*v, place);
-        int most = ic_cuda_block_scan(wanted && fits ? cost : 0, room, &total);
-        (void)most;
+            if (unit_of(*v, place) >= 0)
+                v->units[v->group_of[place]] = 0;
+        }
+        ic_cuda_block_scan(wanted && fits ? cost : 0, room, &total);
         v->kept += total;
         __syncthreads();
         if (stop < n || (taken >= rows && !unscored))
@@ -240,38 +117,26 @@ static __device__ int keep_in_turn(selection *v, sequence s, int n, int rows, bo
     }
     int at = stop;
     __syncthreads();
+    if (v->wholes)
+        keep_units(*v);
     return at;
 }
 
-/* The best-first rule beyond the first row that did not fit: what does not fit is passed over. */
-static __device__ void keep_what_fits(selection *v, int from, int n)
+/* The newest `rows` and all that have no score. */
+static __device__ void keep_newest(selection *v, int rows, int *room)
 {
-    __shared__ int found;
-    while (v->kept < v->budget && from < n) {
-        if (threadIdx.x == 0)
-            found = NONE;
-        __syncthreads();
-        for (int first = from; first < n; first += THREADS) {
-            int i = first + (int)threadIdx.x;
-            int place = i < n ? place_in(*v, BEST, i) : 0;
-            int cost = 1 + (brings_markers(*v, place) ? v->markers[v->group_of[place]] : 0);
-            if (i < n && v->kept + cost <= v->budget)
-                atomicMin(&found, i);
-            __syncthreads();
-            if (found != NONE)
-                break;
-        }
-        int at = found;
-        if (at == NONE)
-            return;
-        int place = place_in(*v, BEST, at);
-        v->kept += 1 + (brings_markers(*v, place) ? v->markers[v->group_of[place]] : 0);
-        __syncthreads(); /* all know what it costs */
-        if (threadIdx.x == 0)
-            keep_row(*v, place);
-        __syncthreads();
-        from = at + 1;
-    }
+    int n = v->count;
+    if (!v->wholes)
+        keep_in_turn(v, NEWEST, 0, n, rows, true, room);
+    else if (keep_in_turn(v, NEWEST, 0, n, rows, false, room) == n)
+        keep_in_turn(v, NEWEST, 0, n, 0, true, room);
+}
+
+/* The best, where what does not fit is passed over: from the first that did not, it goes on. */
+static __device__ void keep_best(selection *v, int n, int *room)
+{
+    for (int at = 0; at < n && v->kept < v->budget;)
+        at = keep_in_turn(v, BEST, at, n, n, false, room);
 }
 
 /* --- scores as the plan wants them --- */
@@ -312,8 +177,8 @@ static __device__ void pool_scores(const selection &v, int reach)
     __syncthreads();
 }
 
-/* The newer a row, the more of the mean it gets. The sum is of doubles, and of threads in their
- * order: for scores within 2^15 of one another it is exact, as the CPU's is. */
+/* The newer a row, the more of the mean it gets. A thread is a lane of the sum. */
+static_assert((int)THREADS == (int)IC_SLAB_LANES, "the order of the sum");
 static __device__ void add_bias(const selection &v, float bias, int *room)
 {
     __shared__ double sums[THREADS];
@@ -337,6 +202,37 @@ static __device__ void add_bias(const selection &v, float bias, int *room)
     for (int i = threadIdx.x; i < v.count; i += THREADS)
         if (v.score[i] >= 0)
             v.score[i] = __fadd_rn(v.score[i], __fmul_rn(step, (float)i));
+    __syncthreads();
+}
+
+/* One score for all patches of a group: their mean, summed up in the order of their age. */
+static __device__ void average_groups(const selection &v)
+{
+    for (int g = threadIdx.x; g < v.groups; g += THREADS) {
+        v.begin[g] = NONE;
+        v.end[g] = 0;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < v.count; i += THREADS)
+        if (is_patch(v, i)) {
+            atomicMin(&v.begin[v.group_of[i]], i);
+            atomicMax(&v.end[v.group_of[i]], i + 1);
+        }
+    __syncthreads();
+    for (int g = threadIdx.x; g < v.groups; g += THREADS) {
+        double sum = 0;
+        int n = 0;
+        for (int i = v.begin[g]; i < v.end[g]; i++)
+            if (v.group_of[i] == g && is_patch(v, i) && v.score[i] >= 0) {
+                sum += (double)v.score[i];
+                n++;
+            }
+        v.lost[g] = n ? (float)(sum / n) : -1.0f;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < v.count; i += THREADS)
+        if (is_patch(v, i) && v.lost[v.group_of[i]] >= 0)
+            v.score[i] = v.lost[v.group_of[i]];
     __syncthreads();
 }
 
@@ -380,13 +276,7 @@ static __device__ int rank_scores(const selection &v, int *room)
 static __device__ void keep_frames(selection *v, int frames)
 {
     __shared__ int kept;
-    for (int g = threadIdx.x; g < v->groups; g += THREADS)
-        v->first[g] = 0;
-    __syncthreads();
-    for (int i = threadIdx.x; i < v->count; i += THREADS)
-        if (v->group_of[i] >= 0 && (v->marks[i] & (VISION | KEPT)) == VISION)
-            atomicAdd(&v->first[v->group_of[i]], 1);
-    __syncthreads();
+    count_open(*v, VISION | KEPT, VISION, v->first);
     if (threadIdx.x == 0) {
         kept = v->kept;
         for (int g = v->groups - 1; g >= 0; g--) {
@@ -410,28 +300,47 @@ static __device__ void keep_frames(selection *v, int frames)
     __syncthreads();
 }
 
+/* The newest, and by score; or the newest alone. */
+static __device__ void keep_rest(const ic_plan &plan, selection *v, int *room)
+{
+    if (!plan.scored || plan.aged) {
+        keep_in_turn(v, NEWEST, 0, v->count, v->count, false, room);
+        return;
+    }
+    keep_newest(v, plan.recent, room);
+    if (plan.pool > 1)
+        pool_scores(*v, plan.pool / 2);
+    if (plan.bias > 0)
+        add_bias(*v, plan.bias, room);
+    if (plan.whole)
+        average_groups(*v);
+    keep_best(v, rank_scores(*v, room), room);
+}
+
 static __device__ void choose(const select_job &j, int head, int together, selection *v, int *room)
 {
     const ic_plan &plan = j.plan;
     find_groups(j.view, head, v, room);
     see_rows(j.view, head, *v);
-    keep_pinned(v, room);
-    keep_in_turn(v, OLDEST, v->count, plan.sinks, false, room);
-    if (plan.frames > 0) {
-        keep_in_turn(v, TEXT, v->count, plan.text, false, room);
-        keep_frames(v, plan.frames);
-    } else if (plan.scored) {
+    if (plan.scored || plan.cascades)
         read_scores(j.view, head, together, *v);
-        keep_in_turn(v, NEWEST, v->count, plan.recent, true, room);
-        if (plan.pool > 1)
-            pool_scores(*v, plan.pool / 2);
-        if (plan.bias > 0)
-            add_bias(*v, plan.bias, room);
-        int n = rank_scores(*v, room);
-        int stop = keep_in_turn(v, BEST, n, n, false, room);
-        keep_what_fits(v, stop, n);
+    keep_pinned(v, room);
+    if (plan.whole)
+        count_open(*v, VISION | KEPT, VISION, v->units);
+    keep_in_turn(v, OLDEST, 0, v->count, plan.sinks, false, room);
+    if (plan.thin > 0) {
+        thinning t = thinning_of(*v, plan.care);
+        keep_in_turn(v, TEXT, 0, v->count, plan.text, false, room);
+        keep_whole_groups(v, t, plan.frames, plan.recent);
+        keep_thinned(v, t, plan.thin, plan.fade, room);
+        keep_rest(plan, v, room);
+    } else if (plan.cascades > 0) {
+        keep_cascades(j.view, head, *v, plan.cascades, room);
+    } else if (plan.frames > 0) {
+        keep_in_turn(v, TEXT, 0, v->count, plan.text, false, room);
+        keep_frames(v, plan.frames);
     } else {
-        keep_in_turn(v, NEWEST, v->count, v->count, false, room);
+        keep_rest(plan, v, room);
     }
     for (int i = threadIdx.x; i < v->count; i += THREADS)
         if (v->marks[i] & BOUND)
@@ -464,7 +373,8 @@ static __global__ void __launch_bounds__(THREADS) choose_kernel(select_job j)
     v.keys = v.keys ? v.keys : keys;
     if (!is_due(j.plan, v.count))
         return;
-    if (j.plan.scored && j.plan.per_layer && lie_alike(j, head / j.kv_heads * j.kv_heads)) {
+    bool scores = j.plan.scored || j.plan.cascades;
+    if (scores && j.plan.per_layer && lie_alike(j, head / j.kv_heads * j.kv_heads)) {
         first = head / j.kv_heads * j.kv_heads;
         together = j.kv_heads;
     }
@@ -505,6 +415,7 @@ static __global__ void __launch_bounds__(THREADS) carry_out_kernel(select_job j)
     int head = blockIdx.x, stay = 0, total;
     selection v = selection_of(j, head);
     int32_t *order = j.view.order + (int64_t)head * j.view.slots;
+    ic_pos *positions = j.view.positions + (int64_t)head * j.view.slots;
     unsigned long long *map =
         (unsigned long long *)(void *)(j.view.free_map + (int64_t)head * j.view.words);
     if (!is_due(j.plan, v.count)) {
@@ -515,7 +426,10 @@ static __global__ void __launch_bounds__(THREADS) carry_out_kernel(select_job j)
     for (int first = 0; first < v.count; first += THREADS) {
         int i = first + (int)threadIdx.x, slot = i < v.count ? order[i] : 0;
         bool keep = i < v.count && (v.marks[i] & KEPT);
+        ic_pos position = j.view.original && keep ? positions[i] : ic_pos{0, 0, 0};
         int at = stay + ic_cuda_block_scan(keep, room, &total); /* all have read their slot */
+        if (keep && j.view.original)
+            positions[at] = position;
         if (keep)
             order[at] = slot;
         else if (i < v.count)
@@ -523,7 +437,7 @@ static __global__ void __launch_bounds__(THREADS) carry_out_kernel(select_job j)
         stay += total;
     }
     __syncthreads();
-    if (stay < v.count)
+    if (stay < v.count && !j.view.original)
         place_rows(j.view, head, stay, room);
     if (threadIdx.x == 0) {
         j.view.counts[head] = stay;
@@ -533,10 +447,11 @@ static __global__ void __launch_bounds__(THREADS) carry_out_kernel(select_job j)
 
 /* --- starting it --- */
 
-static int sort_room_of(const ic_slab *s, const ic_plan *plan)
+/* Keys for so many rows: as many as are sorted; and parts of cascades lie there. */
+static int sort_room_of(int rows)
 {
-    int size = 1;
-    while (plan->scored && size < ic_slab_used(s))
+    int size = IC_CASCADE_MOST;
+    while (size < rows)
         size *= 2;
     return size;
 }
@@ -551,10 +466,9 @@ static int64_t key_bytes(const ic_cuda_device *d, int heads, int sort_room)
 
 size_t ic_cuda_select_room(const ic_cuda_device *d, const ic_slab_desc *desc)
 {
-    int heads = desc->layers * desc->kv_heads, room = 1;
-    while (room < desc->slots)
-        room *= 2;
-    return (size_t)(heads * scratch_bytes(desc->slots) + key_bytes(d, heads, room))
+    int heads = desc->layers * desc->kv_heads;
+    return (size_t)(heads * scratch_bytes(desc->slots)
+                    + key_bytes(d, heads, sort_room_of(desc->slots)))
            + (size_t)(heads + 1) * sizeof(int32_t);
 }
 
@@ -565,7 +479,7 @@ static int make_job(ic_cuda_device *d, ic_slab *s, const ic_plan *plan, select_j
         return rc;
     j->plan = *plan;
     j->kv_heads = s->desc.kv_heads;
-    j->sort_room = sort_room_of(s, plan);
+    j->sort_room = sort_room_of(plan->scored || plan->cascades ? ic_slab_used(s) : 0);
     j->scratch_bytes = scratch_bytes(s->desc.slots);
     int64_t scratch = s->heads * j->scratch_bytes, keys = key_bytes(d, s->heads, j->sort_room);
     char *room = (char *)ic_cuda_scratch(d, IC_CUDA_ROOM_SCORES,

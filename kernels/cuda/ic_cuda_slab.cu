@@ -135,6 +135,7 @@ static int view_of(const ic_slab *s, int layer, ic_cuda_view *view)
     view->dim = s->desc.head_dim;
     view->score_kind = s->score_kind;
     view->smooth = s->smooth;
+    view->original = s->original;
     for (int h = 0; h < view->heads; h++)
         view->count = s->counts[first + h] > view->count ? s->counts[first + h] : view->count;
     return push(s);
@@ -144,7 +145,7 @@ static int view_of(const ic_slab *s, int layer, ic_cuda_view *view)
 
 struct new_row {
     ic_row row;
-    ic_pos position; /* if the first of them stood at 0 */
+    ic_pos position; /* if the first of them stood at 0; in a cache of original ones, its own */
 };
 
 /* One block: the lowest free slots of a head, in order. Each thread looks at one word of the map.
@@ -157,7 +158,7 @@ static __device__ void append_rows(const ic_cuda_view &v, int head, const new_ro
     uint64_t *map = v.free_map + (int64_t)head * v.words;
     int32_t *order = v.order + table + at;
     ic_pos *positions = v.positions + table + at;
-    if (at > 0)
+    if (at > 0 && !v.original)
         base = ic_cuda_base_behind(v.rows[table + order[-1]], positions[-1].t, rows[0].row);
     __syncthreads(); /* all have seen the last row and the count */
     for (int first = 0; first < v.words && taken < count; first += THREADS) {
@@ -243,7 +244,10 @@ static int append_later(ic_slab *s, const ic_row *row)
     if (rc)
         return rc;
     w->batch.views[w->count] = view;
-    w->batch.rows[w->count] = new_row{*row, ic_slab_next_position(NULL, NULL, row)};
+    ic_slab_cursor cursor = s->cursor;
+    ic_pos position =
+        s->original ? ic_slab_step(&cursor, row) : ic_slab_next_position(NULL, NULL, row);
+    w->batch.rows[w->count] = new_row{*row, position};
     w->heads = s->heads > w->heads ? s->heads : w->heads;
     w->slabs[w->count++] = s;
     ic_cuda_busy = true; /* what this thread copies from now on comes behind it */
@@ -256,7 +260,9 @@ int ic_cuda_slab_view(const ic_slab *s, int layer, ic_cuda_view *view)
     return rc ? rc : view_of(s, layer, view);
 }
 
-static int append_some(ic_slab *s, const ic_cuda_view *view, const ic_row *rows, int count)
+/* `cursor` goes on to the rows behind these. */
+static int append_some(ic_slab *s, const ic_cuda_view *view, ic_slab_cursor *cursor,
+                       const ic_row *rows, int count)
 {
     ic_cuda_device *d = ic_cuda_of(s->device);
     new_row *packed = (new_row *)ic_try_alloc((size_t)count * sizeof *packed);
@@ -264,8 +270,10 @@ static int append_some(ic_slab *s, const ic_cuda_view *view, const ic_row *rows,
         return IC_ENOMEM;
     for (int i = 0; i < count; i++) {
         packed[i].row = rows[i];
-        packed[i].position = ic_slab_next_position(i ? &rows[i - 1] : NULL,
-                                                   i ? &packed[i - 1].position : NULL, &rows[i]);
+        packed[i].position =
+            s->original ? ic_slab_step(cursor, &rows[i])
+                        : ic_slab_next_position(i ? &rows[i - 1] : NULL,
+                                                i ? &packed[i - 1].position : NULL, &rows[i]);
     }
     void *staged = ic_cuda_stage(d, packed, (size_t)count * sizeof *packed);
     ic_free(packed);
@@ -282,10 +290,11 @@ int ic_cuda_slab_append(ic_slab *s, const ic_row *rows, int count)
         s->host_stale = true;
         return append_later(s, rows);
     }
+    ic_slab_cursor cursor = s->cursor;
     int rc = ic_cuda_slab_view(s, -1, &view);
     s->host_stale = true;
     for (int first = 0; rc == 0 && first < count; first += APPEND_MOST)
-        rc = append_some(s, &view, rows + first,
+        rc = append_some(s, &view, &cursor, rows + first,
                          count - first < APPEND_MOST ? count - first : APPEND_MOST);
     return rc;
 }

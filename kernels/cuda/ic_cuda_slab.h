@@ -29,6 +29,7 @@ typedef struct ic_cuda_view {
     int32_t count; /* of the layer's fullest head, as the host knows it; kernels read `counts` */
     int32_t score_kind;
     float smooth;
+    int32_t original; /* rows stay at the positions at which they came */
 } ic_cuda_view;
 
 /* The layer's view, after what the host has changed has been copied. layer -1: of all heads. */

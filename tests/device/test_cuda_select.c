@@ -1,10 +1,12 @@
 /* Slabs on the CUDA device against the CPU's: the same history gives the same rows in the same
  * slots at the same positions, whatever is evicted by whatever plan; and checkpoints go either way.
  */
+#include <math.h>
 #include <string.h>
 
 #include "base/ic_mem.h"
 #include "ic_test_cuda.h"
+#include "kernels/ic_slab_priv.h"
 
 enum { LAYERS = 2, KV = 3, DIM = 8, HEADS = LAYERS * KV, MOST = 1300 };
 
@@ -44,6 +46,7 @@ static bool lacks_gpu(void)
 /* --- two slabs with one history --- */
 
 static ic_slab *slabs[2];
+static bool original; /* the next ones keep the positions at which rows come */
 
 static void make_slabs(int slots, ic_score_kind kind)
 {
@@ -53,6 +56,8 @@ static void make_slabs(int slots, ic_score_kind kind)
     for (int d = 0; d < 2; d++) {
         ic_assert_ok(ic_slab_new(&slabs[d], devices[d], &desc, &e), &e);
         ic_assert_ok(ic_slab_keep_scores(slabs[d], kind, 0, &e), &e);
+        if (original)
+            ic_slab_keep_positions(slabs[d]);
     }
 }
 
@@ -119,15 +124,21 @@ static void append_random(int count, bool groups)
     append(rows, make_rows(rows, count, groups));
 }
 
-/* The same scores to both, `missing` percent of them none; steps make ties. */
+/* Few steps make ties; with none, scores lie as far apart as those that fade. */
+static float random_score(uint32_t steps)
+{
+    if (steps)
+        return (float)next_random(steps) / (float)steps;
+    return ldexpf((float)(1 + next_random(1 << 20)), -20 - (int)next_random(70));
+}
+
+/* The same scores to both, `missing` percent of them none. */
 static void give_scores(int missing, uint32_t steps)
 {
     ic_buf buf = {0};
     for (int head = 0; head < HEADS; head++)
         for (int i = 0; i < ic_slab_count(slabs[0], head / KV, head % KV); i++)
-            ic_buf_f32(&buf, next_random(100) < (uint32_t)missing
-                                 ? -1.0f
-                                 : (float)next_random(steps) / (float)steps);
+            ic_buf_f32(&buf, next_random(100) < (uint32_t)missing ? -1.0f : random_score(steps));
     for (int d = 0; d < 2; d++) {
         ic_cursor in;
         ic_error e = {0};
@@ -147,6 +158,7 @@ static void expect_same(const char *what)
 {
     view *v = ic_calloc(2, sizeof *v);
     assert_int_equal(ic_slab_used(slabs[0]), ic_slab_used(slabs[1]));
+    assert_int_equal(ic_slab_next(slabs[0]), ic_slab_next(slabs[1]));
     for (int head = 0; head < HEADS; head++) {
         int count = ic_slab_count(slabs[0], head / KV, head % KV);
         if (count != ic_slab_count(slabs[1], head / KV, head % KV))
@@ -180,11 +192,14 @@ static void expect_same_values(void)
     }
 }
 
+static bool mixed; /* the plan is not the device's */
+
 static void evict(const ic_plan *plan, const char *what)
 {
     ic_evicted evicted[2];
     for (int d = 0; d < 2; d++)
         assert_int_equal(ic_slab_evict(slabs[d], plan, &evicted[d]), 0);
+    assert_true(evicted[1].rows == 0 || slabs[1]->host_stale != mixed);
     expect_same(what);
     assert_int_equal(evicted[0].rows, evicted[1].rows);
     assert_int_equal(evicted[0].rows_max, evicted[1].rows_max);
@@ -214,6 +229,14 @@ static void test_history(void **state)
     drop_slabs();
 }
 
+/* The same where rows keep their positions, and gaps remain. */
+static void test_original(void **state)
+{
+    original = true;
+    test_history(state);
+    original = false;
+}
+
 /* Single rows of more caches than one launch takes, some of them twice before anyone looks. */
 static void test_single_rows(void **state)
 {
@@ -224,7 +247,9 @@ static void test_single_rows(void **state)
     ic_slab *pairs[PAIRS][2];
     ic_error e = {0};
     for (int i = 0; i < PAIRS; i++) {
+        original = i % 4 > 1;
         make_slabs(70, i % 2 ? IC_SCORE_SUM : IC_SCORE_NONE);
+        original = false;
         if (i % 3)
             append_random(1 + i, true);
         for (int d = 0; d < 2; d++)
@@ -310,6 +335,189 @@ static void test_frames(void **state)
         return;
     check_plan((ic_plan){.sinks = 3, .frames = 6, .text = 60}, "frames");
     check_plan((ic_plan){.frames = 100, .text = 1000}, "all frames");
+}
+
+/* --- streams: what a session's chunks do to a cache --- */
+
+/* A frame group as the grammar makes it: markers, patches, a marker. */
+static void append_frame(int patches)
+{
+    ic_row rows[MOST];
+    uint32_t group = ++next_group;
+    int n = 0, advance = 1 + (int)next_random(6);
+    for (int m = 1 + (int)next_random(3); m > 0; m--)
+        rows[n++] = new_row(IC_ROW_MARKER, group, 1);
+    for (int p = 0; p < patches; p++)
+        rows[n++] = new_row(IC_ROW_VISION, group, advance);
+    rows[n++] = new_row(IC_ROW_MARKER, group, 1);
+    append(rows, n);
+}
+
+/* Frames, now and then text, and answers whose rows have no score; the plan is carried out at the
+ * end of each, with scores that tie on some rounds and with half of them missing on others. The
+ * budget stays what it is or moves about. */
+static void check_stream(ic_plan plan, int rounds, int patches, bool text, const char *what)
+{
+    int budget = plan.budget, slots = 2 * budget + 100;
+    make_slabs(slots < MOST ? slots : MOST, IC_SCORE_PEAK);
+    for (int round = 0; round < rounds; round++) {
+        int room = ic_slab_free(slabs[0]);
+        for (int frames = 1 + (int)next_random(3); frames > 0 && room > patches + 60; frames--) {
+            append_frame(1 + (int)next_random((uint32_t)patches));
+            room = ic_slab_free(slabs[0]);
+        }
+        if (text && round % 3 == 1)
+            append_random(1 + (int)next_random(40), false);
+        give_scores(round % 4 == 3 ? 50 : round % 4 == 2 ? 5 : 0, round % 2 ? 0 : 3);
+        for (int answer = (int)next_random(4); text && answer > 0; answer--)
+            append_random(1, false);
+        plan.aged = round % 5 == 4;
+        plan.budget = round % 6 == 5 ? (int)next_random((uint32_t)budget) : budget;
+        evict(&plan, what);
+    }
+    expect_same_values();
+    drop_slabs();
+}
+
+/* What saddle makes of its settings, and what lies at their edges. */
+static void test_thinned(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    ic_plan saddle = {.budget = 200,
+                      .sinks = 4,
+                      .recent = 90,
+                      .scored = true,
+                      .bias = 1,
+                      .pool = 15,
+                      .frames = 4,
+                      .text = 20,
+                      .thin = 1,
+                      .fade = 1.5f};
+    ic_plan plan = saddle;
+    check_stream(plan, 30, 12, true, "saddle");
+    check_stream(plan, 10, 12, false, "no text");
+    plan.per_layer = true;
+    check_stream(plan, 12, 12, true, "per layer");
+    plan = saddle;
+    plan.thin = 5;
+    plan.fade = 0.33f;
+    check_stream(plan, 12, 40, true, "several rows of a group");
+    plan.thin = 1000;
+    check_stream(plan, 8, 40, true, "as many rows as there are");
+    plan = saddle;
+    original = true;
+    check_stream(plan, 12, 12, true, "original positions");
+    original = false;
+    plan.care = 2.5f;
+    check_stream(plan, 12, 9, true, "with care");
+    plan.thin = 3;
+    plan.fade = 0;
+    check_stream(plan, 12, 9, true, "with care, without fade");
+    plan = saddle;
+    plan.frames = 100;
+    check_stream(plan, 6, 9, true, "all whole");
+    plan.frames = 5;
+    plan.budget = 37;
+    check_stream(plan, 10, 30, true, "whole frames that do not fit");
+    plan.frames = plan.text = plan.recent = plan.sinks = 0;
+    check_stream(plan, 10, 30, true, "nothing but thinned ones");
+}
+
+/* Thinned: one group alone; budgets of nothing, of one, and above what there is; more pinned rows
+ * than fit; groups in no order; and the states of test_scored. */
+static void test_thinned_edges(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    ic_plan plan = {.sinks = 1, .recent = 8, .scored = true, .frames = 1, .text = 5, .thin = 2};
+    plan.fade = 2;
+    make_slabs(400, IC_SCORE_WINDOW);
+    evict(&plan, "empty");
+    append_frame(20);
+    for (plan.budget = 30; plan.budget >= 0; plan.budget -= 10) {
+        give_scores(30, 5);
+        evict(&plan, "one group");
+        append_frame(3);
+    }
+    ic_row rows[60];
+    for (int i = 0; i < 60; i++) {
+        rows[i] = new_row(i % 4 ? IC_ROW_VISION : IC_ROW_MARKER, 3 + (uint32_t)(i / 7 * 5 % 8), 2);
+        rows[i].pinned = i % 3 == 0;
+    }
+    append(rows, 60);
+    give_scores(0, 1000);
+    plan.budget = 45;
+    evict(&plan, "groups in no order");
+    plan.budget = 6;
+    evict(&plan, "more pinned rows than fit");
+    drop_slabs();
+    plan = (ic_plan){.sinks = 4, .recent = 100, .scored = true, .frames = 2, .text = 30, .thin = 1};
+    check_plan(plan, "thinned");
+    plan.fade = 1;
+    plan.care = 1;
+    check_plan(plan, "thinned with care");
+}
+
+/* Frames that stay or leave as a whole: by age, by score, beside text and rows without a score. */
+static void test_whole(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    ic_plan plan = {.budget = 150, .sinks = 4, .recent = 60, .scored = true, .whole = true};
+    check_stream(plan, 20, 30, true, "whole");
+    check_stream(plan, 10, 30, false, "whole, no text");
+    plan.per_layer = true;
+    plan.bias = 1;
+    plan.pool = 15;
+    check_stream(plan, 20, 12, true, "whole, as saddle");
+    plan.recent = plan.sinks = 0;
+    check_stream(plan, 10, 60, true, "whole, by score alone");
+    plan.recent = plan.sinks = 300;
+    check_stream(plan, 10, 12, true, "whole, by age alone");
+    plan.scored = plan.per_layer = false;
+    check_stream(plan, 10, 12, true, "whole, without scores");
+    plan = (ic_plan){.sinks = 2, .recent = 40, .scored = true, .whole = true};
+    check_plan(plan, "whole");
+    plan = (ic_plan){.sinks = 2, .frames = 3, .text = 30, .whole = true};
+    check_plan(plan, "whole frames by number");
+}
+
+/* Cascades: of few rows and of many parts, over text, frames and both, by head and by layer. */
+static void test_cascades(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    ic_plan plan = {.budget = 150, .sinks = 4, .cascades = 4};
+    check_stream(plan, 20, 12, true, "cascades");
+    plan.per_layer = true;
+    check_stream(plan, 10, 30, false, "cascades, by layer");
+    plan.cascades = 16;
+    plan.budget = 40;
+    check_stream(plan, 10, 12, true, "many parts");
+    plan.cascades = 1;
+    check_stream(plan, 6, 12, true, "one part");
+    plan = (ic_plan){.sinks = 2, .cascades = 3};
+    check_plan(plan, "cascades");
+}
+
+/* Rules that no policy puts together are the host's affair. */
+static void test_mixed(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    mixed = true;
+    ic_plan plan = {.budget = 100, .recent = 40, .scored = true, .frames = 2, .thin = 1};
+    plan.whole = true;
+    check_stream(plan, 4, 12, true, "thinned and whole");
+    plan = (ic_plan){.budget = 100, .cascades = 3, .frames = 2};
+    check_stream(plan, 4, 12, true, "cascades and frames");
+    mixed = false;
 }
 
 /* Groups that come in no order of their numbers are found all the same. */
@@ -484,10 +692,16 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_history, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_original, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_single_rows, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_scored, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_markers, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_frames, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_thinned, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_thinned_edges, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_whole, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_cascades, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_mixed, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_unordered_groups, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_edges, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_images, open_devices, close_devices),
