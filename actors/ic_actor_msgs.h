@@ -274,7 +274,7 @@ typedef struct ic_talk_state {
     uint64_t text_tokens, frame_tokens; /* held at the last answer's end or checkpoint */
     uint64_t attached, last_event;
     uint64_t frames_seen, frames_skipped, frames_deduplicated; /* by this process */
-    uint64_t evicted_here;                                     /* by this process */
+    uint64_t evicted_here, dropped_here;                       /* by this process */
     ic_talk_costs costs;
     char reason[IC_ERROR_TEXT]; /* of failed */
 } ic_talk_state;

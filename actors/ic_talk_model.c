@@ -168,6 +168,8 @@ static void record_frame(talk *t, const talk_item *item)
 {
     enum { PIECE = 3 << 20 };
     const ic_frame *f = item->frame;
+    uint64_t media = t->source ? t->source->args.media : t->head.medias;
+    ic_store_hold hold = talk_source_hold(t);
     ic_talk_record r = {.kind = item->image ? IC_RECORD_IMAGE : IC_RECORD_FRAME,
                         .frame = item->frame,
                         .grid = item->grid,
@@ -177,9 +179,9 @@ static void record_frame(talk *t, const talk_item *item)
     for (size_t at = 0; r.detached && at < f->bytes; at += PIECE) {
         ic_talk_record piece = {.kind = IC_RECORD_PIXELS, .pixels = f->rgb + at};
         piece.pixel_bytes = f->bytes - at < PIECE ? f->bytes - at : PIECE;
-        talk_unit_record(t, u, &piece, NULL);
+        talk_unit_frame(t, u, &piece, media, hold);
     }
-    talk_unit_record(t, u, &r, NULL);
+    talk_unit_frame(t, u, &r, media, hold);
     talk_unit_add(t, &u);
 }
 

@@ -266,6 +266,7 @@ typedef struct talk {
 
     talk_source *source;
     uint64_t skipped_here, deduplicated_here, seen_here, evicted_here;
+    uint64_t dropped_here; /* frames that were kept and are not any more */
 } talk;
 
 enum {
@@ -297,6 +298,9 @@ void talk_tell_router(talk *t);   /* if there is news */
 talk_unit *talk_unit_new(talk *t);
 talk_event *talk_unit_event(talk_unit *u, int type); /* Borrows until the next one */
 void talk_unit_record(talk *t, talk_unit *u, const ic_talk_record *r, const ic_wire_id *key);
+/* A frame's record, or a piece of one: of source number media. */
+void talk_unit_frame(talk *t, talk_unit *u, const ic_talk_record *r, uint64_t media,
+                     ic_store_hold hold);
 void talk_unit_admit(talk_unit *u, ic_mail_request **request_p);
 void talk_unit_add(talk *t, talk_unit **u_p); /* Takes: to be written */
 void talk_unit_drop_all(talk *t);
@@ -374,6 +378,7 @@ void talk_source_finish(talk *t);
 void talk_source_note(talk *t, talk_unit *u); /* what was left out since the last time */
 void talk_source_drop_frames(talk *t);
 void talk_source_free(talk *t);
+ic_store_hold talk_source_hold(const talk *t); /* what becomes of its frames' pixels */
 void talk_source_credit(talk *t, uint64_t bytes);
 ic_mail_send *talk_media_ok(talk *t, const ic_mail_request *r, int64_t first_event, bool repeated);
 

@@ -263,6 +263,12 @@ int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out)
     return out->status;
 }
 
+size_t ic_talk_record_head_bytes(ic_talk_record_kind kind)
+{
+    enum { FRAME = 1 + 8 + 8 + 4 * 4, PIECE = 1 };
+    return kind == IC_RECORD_PIXELS ? PIECE : FRAME;
+}
+
 static int get_tokens(ic_cursor *c, ic_talk_record *r)
 {
     uint32_t count = ic_cursor_u32(c);

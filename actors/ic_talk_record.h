@@ -77,6 +77,8 @@ typedef struct ic_talk_record {
 } ic_talk_record;
 void ic_talk_record_fini(ic_talk_record *r);
 int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out);
+/* Of the bytes of a FRAME, IMAGE or PIXELS those before the pixels, which stay when these go. */
+size_t ic_talk_record_head_bytes(ic_talk_record_kind kind);
 IC_MUST_CHECK int ic_talk_record_decode(ic_talk_record *r, uint32_t kind, const void *bytes,
                                         size_t size, ic_error *e);
 

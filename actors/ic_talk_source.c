@@ -49,6 +49,12 @@ void talk_source_stop(talk *t)
     }
 }
 
+/* Kept while the bound of the session allows; or as long as a replay needs them. */
+ic_store_hold talk_source_hold(const talk *t)
+{
+    return t->limits->keep_bytes > 0 ? IC_STORE_HOLD_KEEP : IC_STORE_HOLD_REPLAY;
+}
+
 /* --- the beginning -----------------------------------------------------------------------------
  */
 
