@@ -11,13 +11,14 @@
  *   scheduler -> session  OPENED, PROGRESS, RETURNED, CLOSED
  *   scheduler -> router   SCHED_STATS
  *   session -> ingest     UPLOAD, FRAME_CREDIT
- *   ingest  -> session    INGEST_OPENED, FRAME, UPLOAD_GRANT, INGEST_ENDED
+ *   ingest  -> session    INGEST_OPENED, IDENTITY, FRAME, UPLOAD_GRANT, INGEST_ENDED
  *   main    -> router     DRAIN;   router -> main   DRAINED
  */
 #ifndef IC_ACTOR_MSGS_H
 #define IC_ACTOR_MSGS_H
 
 #include "actors/ic_actor.h"
+#include "actors/ic_identity.h"
 #include "actors/media/ic_media.h"
 #include "base/ic_frame.h"
 #include "engine/ic_session_held.h"
@@ -40,6 +41,7 @@ typedef enum ic_mail_kind {
     IC_MAIL_UPLOAD,
     IC_MAIL_FRAME_CREDIT,
     IC_MAIL_INGEST_OPENED,
+    IC_MAIL_IDENTITY,
     IC_MAIL_FRAME,
     IC_MAIL_UPLOAD_GRANT,
     IC_MAIL_INGEST_ENDED,
@@ -194,6 +196,13 @@ typedef struct ic_mail_ingest_opened {
     double fps;
     bool live;
 } ic_mail_ingest_opened;
+
+/* Of a file that can be read again; before its first frame. */
+typedef struct ic_mail_identity {
+    ic_mail head;
+    uint64_t media;
+    ic_identity identity;
+} ic_mail_identity;
 
 typedef struct ic_mail_frame {
     ic_mail head;

@@ -30,6 +30,7 @@ static void discard_write(ic_mail *m)
     for (int i = 0; i < w->count; i++) {
         ic_buf_fini(&w->ops[i].bytes);
         ic_buf_fini(&w->ops[i].extra);
+        ic_buf_fini(&w->ops[i].times);
     }
     ic_free(w->ops);
     ic_buf_fini(&w->known_result);
@@ -100,6 +101,8 @@ static int write_media(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *
     char *notices = ic_strf("%.*s", (int)op->extra.size, (char *)op->extra.data);
     op->media.name = name;
     op->media.notices = notices;
+    op->media.times = op->times.data;
+    op->media.times_bytes = op->times.size;
     int rc = ic_store_media_put(s, w->session, &op->media, &op->number, e);
     ic_free(name);
     ic_free(notices);

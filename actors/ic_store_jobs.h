@@ -22,8 +22,8 @@ typedef enum ic_write_type {
     IC_WRITE_TOUCH,   /* counters */
     IC_WRITE_LOST,    /* number: an open media entry that nothing else ends; its frames: media; its
                          notice: `extra` */
-    IC_WRITE_MEDIA,   /* media (its number 0: a new entry): name is `bytes`, notices `extra`; number
-                         comes back */
+    IC_WRITE_MEDIA,   /* media (its number 0: a new entry): name is `bytes`, notices `extra`, times
+                         `times`; number comes back */
     IC_WRITE_CONFIG,  /* kind is its version, bytes the session's configuration */
     IC_WRITE_TRIM,    /* number: bytes of events to keep */
     IC_WRITE_KEEP     /* number: bytes of frames to keep; dropped comes back */
@@ -42,7 +42,7 @@ typedef struct ic_write_op {
     ic_store_hold hold;
     size_t head_bytes;
     ic_store_dropped dropped;
-    ic_buf bytes, extra;
+    ic_buf bytes, extra, times;
 } ic_write_op;
 
 typedef struct ic_job_write {

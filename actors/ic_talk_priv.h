@@ -152,6 +152,7 @@ typedef struct talk_source {
     bool opened, image;
     ic_mail_request *request; /* a MEDIA that is answered once the source opens */
     ic_mail_ingest_opened *info;
+    ic_identity identity; /* of a file that can be read again */
     ic_ingest_counts counts;
     uint64_t given;   /* frames that went into the model: what events may tell */
     uint64_t dropped; /* frames that were thrown away at the stop */
