@@ -416,66 +416,8 @@ ic_job_load *ic_job_load_new(const char *session, ic_port *reply, int tag)
     return j;
 }
 
-/* --- transcript --------------------------------------------------------------------------------
+/* --- segments ----------------------------------------------------------------------------------
  */
-
-static void discard_transcript(ic_mail *m)
-{
-    ic_job_transcript *j = (ic_job_transcript *)m;
-    for (int i = 0; i < j->count; i++)
-        ic_free(j->turns[i].text);
-    for (int i = 0; i < j->source_count; i++)
-        ic_free(j->sources[i]);
-    ic_free(j->turns);
-    ic_free(j->sources);
-    ic_free(j);
-}
-
-/* The parts of a row begin with the round's number. */
-static int add_transcript_turn(void *arg, const ic_store_turn *row)
-{
-    ic_job_transcript *j = arg;
-    ic_cursor c;
-    ic_cursor_init(&c, row->parts, row->parts_bytes);
-    uint64_t number = ic_cursor_u64(&c);
-    if (c.status || (row->role != IC_STORE_USER && row->role != IC_STORE_ASSISTANT))
-        return 0;
-    if (j->count == j->capacity) {
-        j->capacity = j->capacity ? 2 * j->capacity : 16;
-        j->turns = ic_realloc(j->turns, (size_t)j->capacity * sizeof *j->turns);
-    }
-    j->turns[j->count++] =
-        (ic_transcript_turn){.number = number,
-                             .is_answer = row->role == IC_STORE_ASSISTANT,
-                             .text = ic_strf("%.*s", (int)row->text_bytes, row->text)};
-    return 0;
-}
-
-static int add_source(void *arg, const ic_store_media *m)
-{
-    ic_job_transcript *j = arg;
-    if (j->source_count == j->source_capacity) {
-        j->source_capacity = j->source_capacity ? 2 * j->source_capacity : 4;
-        j->sources = ic_realloc(j->sources, (size_t)j->source_capacity * sizeof *j->sources);
-    }
-    j->sources[j->source_count++] = ic_strf("%.200s", m->name ? m->name : "");
-    return 0;
-}
-
-static int run_transcript(ic_store *s, ic_store_job *job, ic_error *e)
-{
-    ic_job_transcript *j = (ic_job_transcript *)job;
-    int rc = ic_store_turn_read(s, j->session, 1, add_transcript_turn, j, e);
-    return rc ? rc : ic_store_media_list(s, j->session, 0, add_source, j, e);
-}
-
-ic_job_transcript *ic_job_transcript_new(const char *session, ic_port *reply, int tag)
-{
-    ic_job_transcript *j =
-        new_job(sizeof *j, run_transcript, false, reply, tag, discard_transcript);
-    copy_id(j->session, session);
-    return j;
-}
 
 static void discard_segment(ic_mail *m)
 {

@@ -131,22 +131,6 @@ typedef struct ic_job_segment { /* reads one segment of an open reader */
 ic_job_segment *ic_job_segment_new(ic_store_reader *reader, size_t index, ic_port *reply, int tag);
 ic_store_job *ic_job_reader_close_new(ic_store_reader **reader_p); /* Takes; no reply */
 
-/* The transcript, and the names of the sources: for a session whose memory is made again. */
-typedef struct ic_transcript_turn {
-    uint64_t number; /* of the round */
-    bool is_answer;
-    char *text; /* owned */
-} ic_transcript_turn;
-typedef struct ic_job_transcript {
-    ic_store_job job;
-    char session[IC_STORE_ID_CHARS + 1];
-    ic_transcript_turn *turns;
-    int count, capacity;
-    char **sources; /* owned */
-    int source_count, source_capacity;
-} ic_job_transcript;
-ic_job_transcript *ic_job_transcript_new(const char *session, ic_port *reply, int tag);
-
 /* One piece of a checkpoint; the first begins it, the last finishes it, with the manifest. */
 typedef struct ic_job_checkpoint {
     ic_store_job job;

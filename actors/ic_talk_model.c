@@ -233,8 +233,7 @@ static void pump_turn(talk *t, talk_item *item)
         talk_cancel_turn(t);
 }
 
-/* Frames in the model that it has not computed yet. */
-static uint64_t frames_ahead(const talk *t)
+uint64_t talk_frames_ahead(const talk *t)
 {
     uint64_t unseen = t->frames_sent - t->stats.frames;
     return unseen + 2 * (uint64_t)t->stats.pending_groups;
@@ -244,7 +243,7 @@ static bool may_pump(const talk *t, const talk_item *item)
 {
     if (item->type == TALK_ITEM_TURN)
         return item->turn->admitted && !(t->phase == TALK_STOPPING);
-    return frames_ahead(t) < TALK_FRAMES_AHEAD && t->unit_bytes < TALK_UNITS_BYTES;
+    return talk_frames_ahead(t) < TALK_FRAMES_AHEAD && t->unit_bytes < TALK_UNITS_BYTES;
 }
 
 void talk_pump(talk *t)
@@ -484,7 +483,7 @@ static bool swallow_replay(talk *t, const ic_mail_progress *p)
 {
     if (!t->replay_answers)
         return false;
-    if (p->finish)
+    if (p->finish || (p->input_refused && p->refused == IC_INPUT_ASK))
         t->replay_answers--;
     return true;
 }
