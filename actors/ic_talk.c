@@ -1039,9 +1039,14 @@ static void want_end(talk *t)
 /* A memory that is half made is not waited for, and not stored. */
 static void stop_rebuild(talk *t)
 {
-    ic_wire_code code = t->why == TALK_WHY_DRAIN ? IC_WIRE_CODE_SHUTDOWN : IC_WIRE_CODE_BUSY;
+    ic_wire_code code = t->why == TALK_WHY_DRAIN ? IC_WIRE_CODE_SHUTDOWN
+                        : t->why == TALK_WHY_RM  ? IC_WIRE_CODE_NOTFOUND
+                                                 : IC_WIRE_CODE_BUSY;
     ic_log_info("session", "%.8s: its rebuild is given up", t->id);
-    refuse_waiting(t, code, "the rebuild was given up: the session is stored as it was before");
+    refuse_waiting(t, code,
+                   t->why == TALK_WHY_RM
+                       ? "the session has been deleted"
+                       : "the rebuild was given up: the session is stored as it was before");
     talk_rebuild_cancel(t);
     t->replay_answers = 0;
     t->unfinished = true;

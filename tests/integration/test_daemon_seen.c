@@ -514,6 +514,9 @@ static void a_rebuild_can_be_given_up(void **state)
     usleep(300000);
     simple(u, IC_WIRE_RM, id, &reply);
     ic_wire_msg_fini(&reply);
+    await_verb(t, IC_WIRE_ERROR, &reply);
+    assert_string_equal(reply.error.code, "NOTFOUND");
+    ic_wire_msg_fini(&reply);
     disconnect_talker(&t);
     disconnect_talker(&u);
     stop_daemon(&d);
