@@ -127,7 +127,7 @@ static void expect_alike(talker *t, const char *id, const char *twin, const char
  */
 
 /* What was uploaded is kept, goes in again in its order between the words, and is known as before,
- * through a restart too; forks and imports of the session have it as well. */
+ * through a restart too; a fork of the session has it as well. */
 static void kept_films_are_seen_again(void **state)
 {
     (void)state;
