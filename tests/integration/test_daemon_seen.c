@@ -443,7 +443,7 @@ static void watch_fast(talker *t, const char *id, double fps)
     ic_wire_put(&m.media, media, fps, fps);
     must(t, &m, &reply);
     ic_wire_msg_fini(&reply);
-    if (!next_event(t, id, IC_WIRE_EVENT_MEDIA_END, &m, REPLY_S * 1000))
+    if (!next_event(t, id, IC_WIRE_EVENT_MEDIA_END, &m, 5 * REPLY_S * 1000))
         fail_msg("the source does not end");
     ic_wire_msg_fini(&m);
 }
