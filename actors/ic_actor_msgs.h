@@ -11,13 +11,14 @@
  *   scheduler -> session  OPENED, PROGRESS, RETURNED, CLOSED
  *   scheduler -> router   SCHED_STATS
  *   session -> ingest     UPLOAD, FRAME_CREDIT
- *   ingest  -> session    INGEST_OPENED, FRAME, UPLOAD_GRANT, INGEST_ENDED
+ *   ingest  -> session    INGEST_OPENED, IDENTITY, FRAME, UPLOAD_GRANT, INGEST_ENDED
  *   main    -> router     DRAIN;   router -> main   DRAINED
  */
 #ifndef IC_ACTOR_MSGS_H
 #define IC_ACTOR_MSGS_H
 
 #include "actors/ic_actor.h"
+#include "actors/ic_identity.h"
 #include "actors/media/ic_media.h"
 #include "base/ic_frame.h"
 #include "engine/ic_session_held.h"
@@ -40,6 +41,7 @@ typedef enum ic_mail_kind {
     IC_MAIL_UPLOAD,
     IC_MAIL_FRAME_CREDIT,
     IC_MAIL_INGEST_OPENED,
+    IC_MAIL_IDENTITY,
     IC_MAIL_FRAME,
     IC_MAIL_UPLOAD_GRANT,
     IC_MAIL_INGEST_ENDED,
@@ -195,6 +197,13 @@ typedef struct ic_mail_ingest_opened {
     bool live;
 } ic_mail_ingest_opened;
 
+/* Of a file that can be read again; before its first frame. */
+typedef struct ic_mail_identity {
+    ic_mail head;
+    uint64_t media;
+    ic_identity identity;
+} ic_mail_identity;
+
 typedef struct ic_mail_frame {
     ic_mail head;
     uint64_t media;
@@ -274,7 +283,7 @@ typedef struct ic_talk_state {
     uint64_t text_tokens, frame_tokens; /* held at the last answer's end or checkpoint */
     uint64_t attached, last_event;
     uint64_t frames_seen, frames_skipped, frames_deduplicated; /* by this process */
-    uint64_t evicted_here;                                     /* by this process */
+    uint64_t evicted_here, dropped_here;                       /* by this process */
     ic_talk_costs costs;
     char reason[IC_ERROR_TEXT]; /* of failed */
 } ic_talk_state;

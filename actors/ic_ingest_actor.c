@@ -30,6 +30,7 @@ typedef struct ingest {
     int64_t heard_us; /* when the last byte of an upload came */
     ic_grid grid;
     bool live, image, opened;
+    ic_media_file_info before; /* PATH: as it was when it was opened */
     int64_t credit;
     ic_ingest_counts counts;
     waiting_frame queue[LIVE_QUEUE]; /* fitted, oldest first */
@@ -169,11 +170,55 @@ static void fill_source(ingest *in, ic_media_source *src)
     src->user = in;
 }
 
+/* --- what a file is known by -------------------------------------------------------------------
+ */
+
+static int tick(void *user)
+{
+    ingest *in = user;
+    serve(in, 0);
+    return stopped(in) ? IC_ECANCELED : IC_OK;
+}
+
+/* A file that changes while it is watched has no identity: its frames are kept like a stream's. */
+static void identify(ingest *in)
+{
+    ic_error e = {0};
+    ic_identity id;
+    ic_media_source src;
+    fill_source(in, &src);
+    int rc = ic_identity_read(&id, &src, NULL, tick, in, &e);
+    if (!rc && (id.bytes != in->before.bytes || id.mtime_us != in->before.mtime_us))
+        rc = ic_error_set(&e, IC_EMISMATCH, "it changed while it was opened");
+    if (rc) {
+        if (rc != IC_ECANCELED)
+            ic_log_warn("ingest", "%s will not be read again: %s", src.name, e.text);
+        return;
+    }
+    ic_mail_identity *m = ic_mail_new(IC_MAIL_IDENTITY, sizeof *m, NULL);
+    m->media = in->args->media;
+    m->identity = id;
+    ic_port_send(&in->self->outbox, in->args->session, &m);
+}
+
+/* Before it is opened, so that what is decoded is at least as new as what was looked at. */
+static int recognise(ingest *in, ic_error *e)
+{
+    ic_identity id;
+    ic_media_source src;
+    fill_source(in, &src);
+    return ic_identity_read(&id, &src, &in->args->expected, tick, in, e);
+}
+
 /* The size that all frames are shrunk to: as asked for, and such that the session's cache takes it.
  */
 static int fix_grid(ingest *in, const ic_media_info *info, ic_error *e)
 {
     const ic_ingest_args *a = in->args;
+    if (a->grid.width) {
+        in->grid = a->grid;
+        return IC_OK;
+    }
     int budget = a->frame_tokens > 0 ? a->frame_tokens : a->limits->frame_tokens;
     if (a->most_tokens > 0 && budget > a->most_tokens)
         budget = a->most_tokens;
@@ -202,7 +247,9 @@ static int open_source(ingest *in, ic_error *e)
     fill_config(in, &cfg);
     fill_source(in, &src);
     in->heard_us = ic_clock_mono_us();
-    int rc = ic_media_open(&in->media, &src, &cfg, e);
+    int rc = a->kind == IC_WIRE_KIND_PATH ? ic_media_file_look(&src, &in->before, e) : IC_OK;
+    if (rc == IC_OK)
+        rc = ic_media_open(&in->media, &src, &cfg, e);
     if (rc)
         return in->upload_error.code ? (*e = in->upload_error).code : rc;
     const ic_media_info *info = ic_media_get_info(in->media);
@@ -312,7 +359,7 @@ static void finish_pair(ingest *in)
 static void give_frame(ingest *in, ic_frame **frame)
 {
     in->counts.pos_us = (*frame)->pts_us;
-    if (in->args->limits->deduplicate <= 0 || in->image) {
+    if (in->args->limits->deduplicate <= 0 || in->image || in->args->expected.known) {
         offer_frame(in, frame);
         return;
     }
@@ -353,8 +400,12 @@ static int ingest_all(ingest *in, ic_error *e)
         rc = ic_spool_open(&in->spool, a->limits->spool_dir, a->size, a->limits->upload_bytes, e);
         in->granted = ic_spool_until(&in->spool, IC_UPLOAD_WINDOW, IC_UPLOAD_AHEAD);
     }
+    if (rc == IC_OK && a->expected.known)
+        rc = recognise(in, e);
     if (rc == IC_OK)
         rc = open_source(in, e);
+    if (rc == IC_OK && a->kind == IC_WIRE_KIND_PATH && !a->expected.known)
+        identify(in);
     if (rc == IC_OK)
         rc = read_frames(in, e);
     if (rc == IC_ECLOSED && !in->upload_error.code) {

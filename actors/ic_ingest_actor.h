@@ -6,7 +6,8 @@
  * Mail in:  UPLOAD        a piece of the bytes
  *           FRAME_CREDIT  so many more bytes of frames may be sent
  * Mail out: INGEST_OPENED once, when the first picture has been decoded
- *           FRAME         fitted to the grid that was fixed when the source was opened. Never more
+ *           IDENTITY      of a file on the server: what it will be known by, should it be read
+ * again FRAME         fitted to the grid that was fixed when the source was opened. Never more
  *                         bytes than credit. Without credit a file waits; a live source keeps a few
  *                         frames, drops the oldest of them, and counts
  *           UPLOAD_GRANT  so far the client may send
@@ -52,7 +53,9 @@ typedef struct ic_ingest_args { /* the session's, for the actor's life */
     int64_t from_us, to_us; /* to_us -1: to the end */
     uint64_t max_frames;
     int frame_tokens;
-    int most_tokens;  /* of a frame pair, that the session's cache takes; 0: no such bound */
+    ic_identity expected; /* known: a file that is read again, once it is found to be that one */
+    ic_grid grid;         /* that its frames are fitted to; no width: the source's own */
+    int most_tokens;      /* of a frame pair, that the session's cache takes; 0: no such bound */
     ic_port *session; /* taken over by the actor's thread; the session closes it after the stop */
     atomic_bool stop;
 } ic_ingest_args;

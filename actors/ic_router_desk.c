@@ -467,6 +467,7 @@ static void add_sessions(const router *r, ic_wire_status_info *s)
         sum.skipped += e->state.frames_skipped;
         sum.deduplicated += e->state.frames_deduplicated;
         sum.evicted += e->state.evicted_here;
+        sum.dropped += e->state.dropped_here;
         router_add_costs(&sum.costs, &e->state.costs);
     }
     ic_wire_put(s, status_info, resident, (uint64_t)router_resident(r));
@@ -480,6 +481,7 @@ static void add_sessions(const router *r, ic_wire_status_info *s)
     ic_wire_put(s, status_info, frames_seen, sum.seen);
     ic_wire_put(s, status_info, frames_skipped, sum.skipped);
     ic_wire_put(s, status_info, frames_deduplicated, sum.deduplicated);
+    ic_wire_put(s, status_info, frames_dropped, sum.dropped);
     add_costs(r, &sum.costs, s);
 }
 

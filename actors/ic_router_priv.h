@@ -31,7 +31,7 @@ typedef struct router_entry {
 } router_entry;
 
 typedef struct router_totals { /* of sessions whose actors have ended */
-    uint64_t seen, skipped, deduplicated, evicted;
+    uint64_t seen, skipped, deduplicated, evicted, dropped;
     ic_talk_costs costs;
 } router_totals;
 

@@ -101,6 +101,7 @@ static void keep_totals(router *r, const ic_talk_state *s)
     r->totals.skipped += s->frames_skipped;
     r->totals.deduplicated += s->frames_deduplicated;
     r->totals.evicted += s->evicted_here;
+    r->totals.dropped += s->dropped_here;
     router_add_costs(&r->totals.costs, &s->costs);
 }
 

@@ -30,6 +30,7 @@ static void discard_write(ic_mail *m)
     for (int i = 0; i < w->count; i++) {
         ic_buf_fini(&w->ops[i].bytes);
         ic_buf_fini(&w->ops[i].extra);
+        ic_buf_fini(&w->ops[i].times);
     }
     ic_free(w->ops);
     ic_buf_fini(&w->known_result);
@@ -51,14 +52,47 @@ static int admit(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e)
     return w->known_result.status;
 }
 
+/* Its parts end with the number of the journal record that it belongs to: an answer's end. */
 static int write_turn(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e)
 {
+    ic_buf parts = {0}; /* the job may run again: its own stay as they are */
+    ic_buf_append(&parts, op->extra.data, op->extra.size);
+    int rc = ic_buf_u64(&parts, (uint64_t)w->journal_at);
     op->turn.text = (const char *)op->bytes.data;
     op->turn.text_bytes = op->bytes.size;
     op->turn.parts_version = IC_TURN_PARTS_VERSION;
-    op->turn.parts = op->extra.data;
-    op->turn.parts_bytes = op->extra.size;
-    return ic_store_turn_append(s, w->session, &op->turn, &op->number, e);
+    op->turn.parts = parts.data;
+    op->turn.parts_bytes = parts.size;
+    if (rc)
+        ic_error_set(e, rc, "no memory for a turn");
+    else
+        rc = ic_store_turn_append(s, w->session, &op->turn, &op->number, e);
+    ic_buf_fini(&parts);
+    return rc;
+}
+
+static int write_journal(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e)
+{
+    int rc =
+        ic_store_journal_append(s, w->session, op->kind, w->time_us, op->has_key ? op->key : NULL,
+                                op->bytes.data, op->bytes.size, &op->number, e);
+    w->journal_at = op->number;
+    return rc;
+}
+
+static int write_frame(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e)
+{
+    ic_store_frame f = {.time_us = w->time_us,
+                        .kind = op->kind,
+                        .media = op->media.number,
+                        .hold = op->hold,
+                        .head = op->bytes.data,
+                        .head_bytes = op->head_bytes,
+                        .bulk = op->bytes.data + op->head_bytes,
+                        .bulk_bytes = op->bytes.size - op->head_bytes};
+    int rc = ic_store_frame_append(s, w->session, &f, &op->number, e);
+    w->journal_at = op->number;
+    return rc;
 }
 
 static int write_media(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e)
@@ -67,6 +101,8 @@ static int write_media(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *
     char *notices = ic_strf("%.*s", (int)op->extra.size, (char *)op->extra.data);
     op->media.name = name;
     op->media.notices = notices;
+    op->media.times = op->times.data;
+    op->media.times_bytes = op->times.size;
     int rc = ic_store_media_put(s, w->session, &op->media, &op->number, e);
     ic_free(name);
     ic_free(notices);
@@ -76,6 +112,7 @@ static int write_media(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *
 typedef struct lost_media {
     ic_store_media media;
     char *name;
+    ic_buf times;
 } lost_media;
 
 static int take_lost(void *arg, const ic_store_media *m)
@@ -83,7 +120,7 @@ static int take_lost(void *arg, const ic_store_media *m)
     lost_media *lost = arg;
     lost->media = *m;
     lost->name = ic_strdup(m->name);
-    return 1;
+    return ic_buf_append(&lost->times, m->times, m->times_bytes) ? IC_ENOMEM : 1;
 }
 
 /* The entry as it was made, with the frames that are known now. */
@@ -93,14 +130,14 @@ static int close_lost(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e
     int rc = ic_store_media_list(s, w->session, op->number, take_lost, &lost, e);
     if (rc || lost.media.number != op->number) {
         ic_free(lost.name);
+        ic_buf_fini(&lost.times);
         return rc;
     }
     char *notice = ic_strf("%.*s", (int)op->extra.size, (char *)op->extra.data);
     ic_store_media m = lost.media;
     m.name = lost.name;
     m.notices = notice;
-    m.times = NULL; /* only written at an end */
-    m.times_bytes = 0;
+    m.times = lost.times.data;
     m.state = 1;
     m.frames_seen = op->media.frames_seen;
     m.frames_used = op->media.frames_used;
@@ -108,6 +145,7 @@ static int close_lost(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e
     rc = ic_store_media_put(s, w->session, &m, &op->number, e);
     ic_free(lost.name);
     ic_free(notice);
+    ic_buf_fini(&lost.times);
     return rc;
 }
 
@@ -128,9 +166,9 @@ static int write_op(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e)
     case IC_WRITE_ADMIT:
         return admit(s, w, op, e);
     case IC_WRITE_JOURNAL:
-        return ic_store_journal_append(s, w->session, op->kind, w->time_us,
-                                       op->has_key ? op->key : NULL, op->bytes.data, op->bytes.size,
-                                       &op->number, e);
+        return write_journal(s, w, op, e);
+    case IC_WRITE_FRAME:
+        return write_frame(s, w, op, e);
     case IC_WRITE_EVENT:
         return write_event(s, w, op, e);
     case IC_WRITE_TURN:
@@ -149,6 +187,8 @@ static int write_op(ic_store *s, ic_job_write *w, ic_write_op *op, ic_error *e)
                                            e);
     case IC_WRITE_TRIM:
         return ic_store_event_trim(s, w->session, op->number, w->time_us, NULL, e);
+    case IC_WRITE_KEEP:
+        return ic_store_frame_limit(s, w->session, op->number, &op->dropped, e);
     }
     return IC_EBUG;
 }
@@ -342,7 +382,8 @@ static int add_record(void *arg, const ic_store_record *r)
     }
     ic_journal_record *record = &j->records[j->count++];
     *record = (ic_journal_record){.number = r->number, .kind = r->kind};
-    return ic_buf_append(&record->bytes, r->bytes, r->size);
+    int rc = ic_buf_append(&record->bytes, r->bytes, r->size);
+    return rc ? rc : ic_buf_append(&record->bytes, r->bulk, r->bulk_size);
 }
 
 static int run_load(ic_store *s, ic_store_job *job, ic_error *e)
@@ -375,66 +416,8 @@ ic_job_load *ic_job_load_new(const char *session, ic_port *reply, int tag)
     return j;
 }
 
-/* --- transcript --------------------------------------------------------------------------------
+/* --- segments ----------------------------------------------------------------------------------
  */
-
-static void discard_transcript(ic_mail *m)
-{
-    ic_job_transcript *j = (ic_job_transcript *)m;
-    for (int i = 0; i < j->count; i++)
-        ic_free(j->turns[i].text);
-    for (int i = 0; i < j->source_count; i++)
-        ic_free(j->sources[i]);
-    ic_free(j->turns);
-    ic_free(j->sources);
-    ic_free(j);
-}
-
-/* The parts of a row begin with the round's number. */
-static int add_transcript_turn(void *arg, const ic_store_turn *row)
-{
-    ic_job_transcript *j = arg;
-    ic_cursor c;
-    ic_cursor_init(&c, row->parts, row->parts_bytes);
-    uint64_t number = ic_cursor_u64(&c);
-    if (c.status || (row->role != IC_STORE_USER && row->role != IC_STORE_ASSISTANT))
-        return 0;
-    if (j->count == j->capacity) {
-        j->capacity = j->capacity ? 2 * j->capacity : 16;
-        j->turns = ic_realloc(j->turns, (size_t)j->capacity * sizeof *j->turns);
-    }
-    j->turns[j->count++] =
-        (ic_transcript_turn){.number = number,
-                             .is_answer = row->role == IC_STORE_ASSISTANT,
-                             .text = ic_strf("%.*s", (int)row->text_bytes, row->text)};
-    return 0;
-}
-
-static int add_source(void *arg, const ic_store_media *m)
-{
-    ic_job_transcript *j = arg;
-    if (j->source_count == j->source_capacity) {
-        j->source_capacity = j->source_capacity ? 2 * j->source_capacity : 4;
-        j->sources = ic_realloc(j->sources, (size_t)j->source_capacity * sizeof *j->sources);
-    }
-    j->sources[j->source_count++] = ic_strf("%.200s", m->name ? m->name : "");
-    return 0;
-}
-
-static int run_transcript(ic_store *s, ic_store_job *job, ic_error *e)
-{
-    ic_job_transcript *j = (ic_job_transcript *)job;
-    int rc = ic_store_turn_read(s, j->session, 1, add_transcript_turn, j, e);
-    return rc ? rc : ic_store_media_list(s, j->session, 0, add_source, j, e);
-}
-
-ic_job_transcript *ic_job_transcript_new(const char *session, ic_port *reply, int tag)
-{
-    ic_job_transcript *j =
-        new_job(sizeof *j, run_transcript, false, reply, tag, discard_transcript);
-    copy_id(j->session, session);
-    return j;
-}
 
 static void discard_segment(ic_mail *m)
 {

@@ -14,16 +14,19 @@
 typedef enum ic_write_type {
     IC_WRITE_ADMIT,   /* key, content, kind. Unless the verdict is NEW, the rest is left out */
     IC_WRITE_JOURNAL, /* kind, key if has_key, bytes; number comes back */
-    IC_WRITE_EVENT,   /* kind, bytes; number is the expected one */
-    IC_WRITE_TURN,    /* turn; its text and parts are `bytes` and `extra` */
+    IC_WRITE_FRAME, /* kind, bytes, of which the first head_bytes are the frame's head; media.number
+                       its source, hold; number comes back */
+    IC_WRITE_EVENT, /* kind, bytes; number is the expected one */
+    IC_WRITE_TURN,  /* turn; its text and parts are `bytes` and `extra` */
     IC_WRITE_REQUEST, /* key, state, first, last, bytes: the request's record */
     IC_WRITE_TOUCH,   /* counters */
     IC_WRITE_LOST,    /* number: an open media entry that nothing else ends; its frames: media; its
                          notice: `extra` */
-    IC_WRITE_MEDIA,   /* media (its number 0: a new entry): name is `bytes`, notices `extra`; number
-                         comes back */
+    IC_WRITE_MEDIA,   /* media (its number 0: a new entry): name is `bytes`, notices `extra`, times
+                         `times`; number comes back */
     IC_WRITE_CONFIG,  /* kind is its version, bytes the session's configuration */
-    IC_WRITE_TRIM     /* number: bytes of events to keep */
+    IC_WRITE_TRIM,    /* number: bytes of events to keep */
+    IC_WRITE_KEEP     /* number: bytes of frames to keep; dropped comes back */
 } ic_write_type;
 
 typedef struct ic_write_op {
@@ -36,7 +39,10 @@ typedef struct ic_write_op {
     ic_store_counters counters;
     ic_store_turn turn;
     ic_store_media media;
-    ic_buf bytes, extra;
+    ic_store_hold hold;
+    size_t head_bytes;
+    ic_store_dropped dropped;
+    ic_buf bytes, extra, times;
 } ic_write_op;
 
 typedef struct ic_job_write {
@@ -45,6 +51,7 @@ typedef struct ic_job_write {
     int64_t time_us;
     ic_write_op *ops;
     int count, capacity;
+    int64_t journal_at;       /* number of the journal record that was written last */
     ic_store_verdict verdict; /* of its ADMIT; NEW when there is none */
     ic_store_request known;   /* SAME: what was recorded; result is NULL, see known_result */
     ic_buf known_result;
@@ -124,22 +131,6 @@ typedef struct ic_job_segment { /* reads one segment of an open reader */
 ic_job_segment *ic_job_segment_new(ic_store_reader *reader, size_t index, ic_port *reply, int tag);
 ic_store_job *ic_job_reader_close_new(ic_store_reader **reader_p); /* Takes; no reply */
 
-/* The transcript, and the names of the sources: for a session whose memory is made again. */
-typedef struct ic_transcript_turn {
-    uint64_t number; /* of the round */
-    bool is_answer;
-    char *text; /* owned */
-} ic_transcript_turn;
-typedef struct ic_job_transcript {
-    ic_store_job job;
-    char session[IC_STORE_ID_CHARS + 1];
-    ic_transcript_turn *turns;
-    int count, capacity;
-    char **sources; /* owned */
-    int source_count, source_capacity;
-} ic_job_transcript;
-ic_job_transcript *ic_job_transcript_new(const char *session, ic_port *reply, int tag);
-
 /* One piece of a checkpoint; the first begins it, the last finishes it, with the manifest. */
 typedef struct ic_job_checkpoint {
     ic_store_job job;
@@ -160,7 +151,10 @@ ic_job_checkpoint *ic_job_checkpoint_new(const char *session, ic_store_writer *w
 /* --- the router's ------------------------------------------------------------------------------
  */
 
-enum { IC_TURN_PARTS_VERSION = 1, IC_SESSION_CONFIG_VERSION = 1 };
+enum {
+    IC_TURN_PARTS_VERSION = 2, /* version 1 did not say where in the journal the turn was written */
+    IC_SESSION_CONFIG_VERSION = 1
+};
 
 typedef enum ic_desk_type {
     IC_DESK_NEW,  /* config: opaque bytes of the session */

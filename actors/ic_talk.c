@@ -157,6 +157,7 @@ void talk_fail(talk *t, ic_wire_code code, const ic_error *e)
     t->failure_code = code;
     tell_failure(t, code, e);
     talk_load_abort(t);
+    talk_rebuild_cancel(t);
     refuse_waiting(t, code, e->text);
     ic_mail_request *r;
     while ((r = next_waiting(&t->stop_replies))) {
@@ -220,7 +221,7 @@ static void stopped(talk *t)
     talk_turn_free(&t->turn);
     t->frames_sent = t->journal_bytes = 0;
     t->replay_us = 0;
-    t->model_busy = t->touched = t->home_wanted = false;
+    t->model_busy = t->touched = t->home_wanted = t->unfinished = false;
     send_plain(t, IC_MAIL_ROOM_FREED, 0);
     if (why == TALK_WHY_FAIL) {
         t->phase = TALK_FAILED;
@@ -288,7 +289,7 @@ static bool keep_resident(talk *t)
 /* One step towards suspended, as far as nothing is to be waited for. */
 static void advance_stop(talk *t)
 {
-    bool keep = t->why != TALK_WHY_FAIL && t->why != TALK_WHY_RM;
+    bool keep = t->why != TALK_WHY_FAIL && t->why != TALK_WHY_RM && !t->unfinished;
     talk_source_drop_frames(t);
     if (t->why == TALK_WHY_ASKED || t->why == TALK_WHY_RM)
         cancel_all(t);
@@ -754,6 +755,8 @@ static void dispatch(talk *t, ic_mail_request **r_p)
     case IC_WIRE_SUSPEND:
         if (failed)
             talk_send_error(t, r, t->failure_code, t->failure.text);
+        else if (t->rebuild_run) /* it may take long: the session is as it was before */
+            do_suspend(t, r_p);
         else if (t->phase == TALK_WAIT_ROOM || (t->phase >= TALK_OPENING && t->phase < TALK_LIVE))
             talk_send_error(t, r, IC_WIRE_CODE_BUSY, "the session is being resumed: try again");
         else
@@ -843,7 +846,10 @@ static void take_job(talk *t, ic_mail **m_p)
         talk_segment(t, (ic_job_segment *)job);
         break;
     case TALK_JOB_TRANSCRIPT:
-        talk_rebuild_read(t, (ic_job_transcript *)job);
+        talk_rebuild_read(t, (ic_job_transcript **)m_p);
+        break;
+    case TALK_JOB_FRAMES:
+        talk_rebuild_frames(t, (ic_job_frames **)m_p);
         break;
     case TALK_JOB_CHECKPOINT:
         talk_checkpoint_done(t, (ic_job_checkpoint *)job);
@@ -960,7 +966,10 @@ static void take_mail(talk *t, ic_mail **m_p)
         talk_progress(t, (ic_mail_progress *)m);
         break;
     default:
-        talk_source_mail(t, m_p);
+        if (t->rebuild_run)
+            talk_reread_mail(t, m_p);
+        else
+            talk_source_mail(t, m_p);
     }
     ic_mail_discard(m_p);
 }
@@ -981,7 +990,7 @@ static void advance_owed(talk *t)
 
 static bool replay_is_in(const talk *t)
 {
-    if (t->replay_answers || t->frames_sent > t->stats.frames)
+    if (t->rebuild_run || t->replay_answers || t->frames_sent > t->stats.frames)
         return false;
     return t->turn ? t->stats.answer_tokens >= t->turn->replayed && t->stats.decoding
                    : !t->model_busy;
@@ -1027,10 +1036,32 @@ static void want_end(talk *t)
     send_plain(t, IC_MAIL_WANT_END, t->mails);
 }
 
+/* A memory that is half made is not waited for, and not stored. */
+static void stop_rebuild(talk *t)
+{
+    ic_wire_code code = t->why == TALK_WHY_DRAIN ? IC_WIRE_CODE_SHUTDOWN
+                        : t->why == TALK_WHY_RM  ? IC_WIRE_CODE_NOTFOUND
+                                                 : IC_WIRE_CODE_BUSY;
+    ic_log_info("session", "%.8s: its rebuild is given up", t->id);
+    refuse_waiting(t, code,
+                   t->why == TALK_WHY_RM
+                       ? "the session has been deleted"
+                       : "the rebuild was given up: the session is stored as it was before");
+    talk_rebuild_cancel(t);
+    t->replay_answers = 0;
+    t->unfinished = true;
+    t->phase = TALK_STOPPING;
+}
+
 static void advance(talk *t)
 {
+    if (t->rebuild_run && t->why != TALK_WHY_NONE)
+        stop_rebuild(t);
+    talk_rebuild_pump(t);
     if (t->phase == TALK_REPLAY && replay_is_in(t)) {
         talk_replay_done(t);
+        if (t->rebuilding)
+            talk_rebuild_settle(t);
         t->owes = false;
         take_waiting(t);
     }
@@ -1075,6 +1106,7 @@ static void fini(talk *t)
     talk_turn_free(&t->turn);
     talk_unit_drop_all(t);
     talk_checkpoint_fini(t);
+    talk_rebuild_drop(t);
     talk_rebuild_forget(t);
     refuse_waiting(t, IC_WIRE_CODE_SHUTDOWN, "the server is stopping");
     ic_mail_request *r;

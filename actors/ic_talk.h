@@ -30,6 +30,7 @@ typedef struct ic_talk_limits {
     uint64_t event_credit;
     int64_t event_log_bytes, checkpoint_bytes;
     int64_t checkpoint_us; /* of computing since the last one, before the next is taken */
+    int64_t keep_bytes;    /* of frames that cannot be read again, kept of one session; 0: none */
     int64_t session_bytes; /* on disk; a session that takes more takes no more in; 0: any */
     int64_t idle_us;
     int queue; /* questions that may wait */

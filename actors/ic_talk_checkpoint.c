@@ -206,6 +206,7 @@ static void adopt(talk *t)
     talk_checkpoint_fini(t);
     talk_unit *u = talk_unit_new(t);
     ic_job_write_add(u->ops, IC_WRITE_TRIM)->number = t->limits->event_log_bytes;
+    ic_job_write_add(u->ops, IC_WRITE_KEEP)->number = t->limits->keep_bytes;
     talk_unit_add(t, &u);
 }
 

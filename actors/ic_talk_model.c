@@ -168,6 +168,8 @@ static void record_frame(talk *t, const talk_item *item)
 {
     enum { PIECE = 3 << 20 };
     const ic_frame *f = item->frame;
+    uint64_t media = t->source ? t->source->args.media : t->head.medias;
+    ic_store_hold hold = talk_source_hold(t);
     ic_talk_record r = {.kind = item->image ? IC_RECORD_IMAGE : IC_RECORD_FRAME,
                         .frame = item->frame,
                         .grid = item->grid,
@@ -177,9 +179,9 @@ static void record_frame(talk *t, const talk_item *item)
     for (size_t at = 0; r.detached && at < f->bytes; at += PIECE) {
         ic_talk_record piece = {.kind = IC_RECORD_PIXELS, .pixels = f->rgb + at};
         piece.pixel_bytes = f->bytes - at < PIECE ? f->bytes - at : PIECE;
-        talk_unit_record(t, u, &piece, NULL);
+        talk_unit_frame(t, u, &piece, media, hold);
     }
-    talk_unit_record(t, u, &r, NULL);
+    talk_unit_frame(t, u, &r, media, hold);
     talk_unit_add(t, &u);
 }
 
@@ -231,8 +233,7 @@ static void pump_turn(talk *t, talk_item *item)
         talk_cancel_turn(t);
 }
 
-/* Frames in the model that it has not computed yet. */
-static uint64_t frames_ahead(const talk *t)
+uint64_t talk_frames_ahead(const talk *t)
 {
     uint64_t unseen = t->frames_sent - t->stats.frames;
     return unseen + 2 * (uint64_t)t->stats.pending_groups;
@@ -242,7 +243,7 @@ static bool may_pump(const talk *t, const talk_item *item)
 {
     if (item->type == TALK_ITEM_TURN)
         return item->turn->admitted && !(t->phase == TALK_STOPPING);
-    return frames_ahead(t) < TALK_FRAMES_AHEAD && t->unit_bytes < TALK_UNITS_BYTES;
+    return talk_frames_ahead(t) < TALK_FRAMES_AHEAD && t->unit_bytes < TALK_UNITS_BYTES;
 }
 
 void talk_pump(talk *t)
@@ -482,7 +483,7 @@ static bool swallow_replay(talk *t, const ic_mail_progress *p)
 {
     if (!t->replay_answers)
         return false;
-    if (p->finish)
+    if (p->finish || (p->input_refused && p->refused == IC_INPUT_ASK))
         t->replay_answers--;
     return true;
 }

@@ -2,6 +2,7 @@
 #ifndef IC_TALK_PRIV_H
 #define IC_TALK_PRIV_H
 
+#include "actors/ic_store_history.h"
 #include "actors/ic_store_jobs.h"
 #include "actors/ic_talk.h"
 #include "actors/ic_talk_record.h"
@@ -48,7 +49,8 @@ enum { /* tags of store jobs */
        TALK_JOB_LOAD,
        TALK_JOB_SEGMENT,
        TALK_JOB_CHECKPOINT,
-       TALK_JOB_TRANSCRIPT
+       TALK_JOB_TRANSCRIPT,
+       TALK_JOB_FRAMES
 };
 
 /* --- one question ------------------------------------------------------------------------------
@@ -152,6 +154,7 @@ typedef struct talk_source {
     bool opened, image;
     ic_mail_request *request; /* a MEDIA that is answered once the source opens */
     ic_mail_ingest_opened *info;
+    ic_identity identity; /* of a file that can be read again */
     ic_ingest_counts counts;
     uint64_t given;   /* frames that went into the model: what events may tell */
     uint64_t dropped; /* frames that were thrown away at the stop */
@@ -163,6 +166,9 @@ typedef struct talk_source {
     bool end_queued;             /* where it stands as FRAMES_END */
     ic_wire_id key;
 } talk_source;
+
+typedef struct talk_rebuild talk_rebuild; /* a memory that is being made again */
+typedef struct talk_reread talk_reread;   /* a file that is read again for it */
 
 typedef struct talk {
     ic_actor_self *self;
@@ -260,12 +266,19 @@ typedef struct talk {
     bool rebuilding;        /* it is being made again, or not yet stored: nobody is answered */
     char **rebuild_notices; /* what could not be had; owned */
     uint32_t rebuild_notice_count;
+    talk_rebuild *rebuild_run; /* NULL: everything has gone in */
+    talk_reread *reread;
+    ic_session_config rebuild_former; /* settings of the memory that could not be had */
+    char rebuild_told[160];           /* how it went */
+    bool has_former;                  /* they come back if it is given up */
+    bool unfinished; /* what is in memory is half of a rebuild: it is not stored when it stops */
     ic_talk_costs costs;
     ic_error checkpoint_error;
     ic_talk_head saved_head;
 
     talk_source *source;
     uint64_t skipped_here, deduplicated_here, seen_here, evicted_here;
+    uint64_t dropped_here; /* frames that were kept and are not any more */
 } talk;
 
 enum {
@@ -297,6 +310,9 @@ void talk_tell_router(talk *t);   /* if there is news */
 talk_unit *talk_unit_new(talk *t);
 talk_event *talk_unit_event(talk_unit *u, int type); /* Borrows until the next one */
 void talk_unit_record(talk *t, talk_unit *u, const ic_talk_record *r, const ic_wire_id *key);
+/* A frame's record, or a piece of one: of source number media. */
+void talk_unit_frame(talk *t, talk_unit *u, const ic_talk_record *r, uint64_t media,
+                     ic_store_hold hold);
 void talk_unit_admit(talk_unit *u, ic_mail_request **request_p);
 void talk_unit_add(talk *t, talk_unit **u_p); /* Takes: to be written */
 void talk_unit_drop_all(talk *t);
@@ -326,6 +342,7 @@ talk_turn *talk_line_turn(const talk *t, uint64_t number); /* waiting in the lin
 uint64_t talk_line_first_admitted(const talk *t);          /* 0: none */
 talk_turn *talk_line_take(talk *t, uint64_t number);       /* Caller owns */
 void talk_pump(talk *t);
+uint64_t talk_frames_ahead(const talk *t); /* in the model, not computed yet */
 void talk_end_frames(talk *t); /* half a pair is completed; a source that has ended is told */
 void talk_tell_tokens(talk *t);
 void talk_add_token(talk *t, talk_turn *turn, int32_t token);
@@ -350,9 +367,17 @@ void talk_load_abort(talk *t);
 
 /* ic_talk_rebuild.c */
 void talk_rebuild_config(talk *t);
-void talk_rebuild_begin(talk *t, const ic_error *why); /* in the place of a load that failed */
-void talk_rebuild_read(talk *t, const ic_job_transcript *job);
+void talk_rebuild_begin(talk *t, const ic_error *why);      /* in the place of a load that failed */
+void talk_rebuild_read(talk *t, ic_job_transcript **job_p); /* Takes, if it goes on with it */
+void talk_rebuild_frames(talk *t, ic_job_frames **done_p);  /* Takes */
+void talk_rebuild_pump(talk *t);
+void talk_rebuild_settle(talk *t); /* before it is stored */
+void talk_rebuild_drop(talk *t);
+void talk_rebuild_cancel(talk *t);
 void talk_rebuild_forget(talk *t);
+
+/* ic_talk_reread.c */
+void talk_reread_mail(talk *t, ic_mail **m_p); /* Takes */
 
 /* ic_talk_checkpoint.c */
 void talk_count_cost(ic_talk_cost *cost, int64_t began_us, uint64_t bytes);
@@ -374,6 +399,7 @@ void talk_source_finish(talk *t);
 void talk_source_note(talk *t, talk_unit *u); /* what was left out since the last time */
 void talk_source_drop_frames(talk *t);
 void talk_source_free(talk *t);
+ic_store_hold talk_source_hold(const talk *t); /* what becomes of its frames' pixels */
 void talk_source_credit(talk *t, uint64_t bytes);
 ic_mail_send *talk_media_ok(talk *t, const ic_mail_request *r, int64_t first_event, bool repeated);
 

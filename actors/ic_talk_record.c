@@ -8,8 +8,9 @@
 enum {
     VERSION = 1,        /* of journal records */
     CONFIG_VERSION = 2, /* version 1 left the settings of the cache's policy to the policy */
-    HEAD_VERSION = 3    /* version 1 did not say what the session was made with, version 2 not what
-                           it held and how far an open source had come */
+    READING_VERSION = 1,
+    HEAD_VERSION = 3 /* version 1 did not say what the session was made with, version 2 not what
+                        it held and how far an open source had come */
 };
 
 static void put_text(ic_buf *out, const char *text)
@@ -263,6 +264,12 @@ int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out)
     return out->status;
 }
 
+size_t ic_talk_record_head_bytes(ic_talk_record_kind kind)
+{
+    enum { FRAME = 1 + 8 + 8 + 4 * 4, PIECE = 1 };
+    return kind == IC_RECORD_PIXELS ? PIECE : FRAME;
+}
+
 static int get_tokens(ic_cursor *c, ic_talk_record *r)
 {
     uint32_t count = ic_cursor_u32(c);
@@ -347,6 +354,51 @@ int ic_talk_record_decode(ic_talk_record *r, uint32_t kind, const void *bytes, s
         ic_error_set(e, rc, "a journal record of kind %u cannot be read", kind);
     if (rc)
         ic_talk_record_fini(r);
+    return rc;
+}
+
+/* --- how a source was read ---------------------------------------------------------------------
+ */
+
+void ic_talk_reading_fini(ic_talk_reading *r)
+{
+    ic_free(r->source);
+    *r = (ic_talk_reading){.source = NULL};
+}
+
+int ic_talk_reading_encode(const ic_talk_reading *r, ic_buf *out)
+{
+    uint64_t fps;
+    memcpy(&fps, &r->fps, sizeof fps);
+    ic_buf_u8(out, READING_VERSION);
+    put_text(out, r->source);
+    ic_buf_u64(out, fps);
+    ic_buf_u64(out, (uint64_t)r->from_us);
+    ic_buf_u64(out, (uint64_t)r->to_us);
+    ic_buf_u64(out, r->max_frames);
+    ic_buf_u32(out, r->frame_tokens);
+    ic_buf_u8(out, r->image);
+    return out->status;
+}
+
+int ic_talk_reading_decode(ic_talk_reading *r, const void *bytes, size_t size, ic_error *e)
+{
+    ic_cursor c;
+    *r = (ic_talk_reading){.source = NULL};
+    int rc = open_cursor(&c, bytes, size, READING_VERSION, "a source's entry", e);
+    if (rc < 0)
+        return rc;
+    r->source = get_text(&c);
+    uint64_t fps = ic_cursor_u64(&c);
+    memcpy(&r->fps, &fps, sizeof fps);
+    r->from_us = (int64_t)ic_cursor_u64(&c);
+    r->to_us = (int64_t)ic_cursor_u64(&c);
+    r->max_frames = ic_cursor_u64(&c);
+    r->frame_tokens = ic_cursor_u32(&c);
+    r->image = ic_cursor_u8(&c);
+    rc = r->source ? close_cursor(&c, "a source's entry", e) : IC_EFORMAT;
+    if (rc)
+        ic_talk_reading_fini(r);
     return rc;
 }
 

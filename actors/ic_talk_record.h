@@ -77,8 +77,26 @@ typedef struct ic_talk_record {
 } ic_talk_record;
 void ic_talk_record_fini(ic_talk_record *r);
 int ic_talk_record_encode(const ic_talk_record *r, ic_buf *out);
+/* Of the bytes of a FRAME, IMAGE or PIXELS those before the pixels, which stay when these go. */
+size_t ic_talk_record_head_bytes(ic_talk_record_kind kind);
 IC_MUST_CHECK int ic_talk_record_decode(ic_talk_record *r, uint32_t kind, const void *bytes,
                                         size_t size, ic_error *e);
+
+/* --- how a source was read: the ledger's `times` of a file that can be read again ----------------
+ */
+
+typedef struct ic_talk_reading {
+    char *source; /* owned: its path */
+    double fps;
+    int64_t from_us, to_us; /* to_us -1: to the end */
+    uint64_t max_frames;
+    uint32_t frame_tokens;
+    bool image;
+} ic_talk_reading;
+void ic_talk_reading_fini(ic_talk_reading *r);
+int ic_talk_reading_encode(const ic_talk_reading *r, ic_buf *out);
+IC_MUST_CHECK int ic_talk_reading_decode(ic_talk_reading *r, const void *bytes, size_t size,
+                                         ic_error *e);
 
 /* --- the head of a checkpoint ------------------------------------------------------------------
  */

@@ -60,6 +60,7 @@ static void fill_state(const talk *t, ic_talk_state *s)
                          .frames_skipped = t->skipped_here,
                          .frames_deduplicated = t->deduplicated_here,
                          .evicted_here = t->evicted_here,
+                         .dropped_here = t->dropped_here,
                          .costs = t->costs};
     s->busy = talk_is_busy(t);
     if (s->resident) {

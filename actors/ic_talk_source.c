@@ -49,6 +49,14 @@ void talk_source_stop(talk *t)
     }
 }
 
+/* As long as a replay needs them; those of what cannot be read again while the bound of the session
+ * allows. */
+ic_store_hold talk_source_hold(const talk *t)
+{
+    bool again = t->source && t->source->identity.known;
+    return t->limits->keep_bytes > 0 && !again ? IC_STORE_HOLD_KEEP : IC_STORE_HOLD_REPLAY;
+}
+
 /* --- the beginning -----------------------------------------------------------------------------
  */
 
@@ -116,12 +124,32 @@ void talk_source_note(talk *t, talk_unit *u)
     talk_unit_record(t, u, &r, NULL);
 }
 
-static void put_ledger(talk_unit *u, const talk_source *s, bool done)
+/* What a file is known by, and how it was read: enough to read it again. */
+static void put_identity(ic_write_op *op, const talk_source *s)
+{
+    const ic_identity *id = &s->identity;
+    const ic_ingest_args *a = &s->args;
+    op->media.bytes = id->bytes;
+    op->media.mtime_us = id->mtime_us;
+    memcpy(op->media.hash, id->hash, sizeof id->hash);
+    op->media.hash_bytes = sizeof id->hash;
+    ic_talk_reading r = {.source = a->source,
+                         .fps = s->info ? s->info->fps : a->fps,
+                         .from_us = a->from_us,
+                         .to_us = a->to_us,
+                         .max_frames = a->max_frames,
+                         .frame_tokens = (uint32_t)a->frame_tokens,
+                         .image = s->image};
+    ic_talk_reading_encode(&r, &op->times);
+}
+
+/* number 0: a new entry. */
+static void put_ledger(talk_unit *u, const talk_source *s, uint64_t number, bool done)
 {
     ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_MEDIA);
     uint64_t seen = s->given, skipped = s->counts.skipped + s->dropped;
     op->media = (ic_store_media){
-        .number = done ? (int64_t)s->media : 0,
+        .number = (int64_t)number,
         .time_us = ic_clock_wall_us(),
         .kind = (uint32_t)s->args.kind | (uint32_t)s->image << 8,
         .state = done,
@@ -132,6 +160,15 @@ static void put_ledger(talk_unit *u, const talk_source *s, bool done)
         .frames_seen = (int64_t)(seen + skipped + s->counts.deduplicated),
     };
     ic_buf_append(&op->bytes, s->args.name, strlen(s->args.name));
+    if (s->identity.known)
+        put_identity(op, s);
+}
+
+static void write_identity(talk *t)
+{
+    talk_unit *u = talk_unit_new(t);
+    put_ledger(u, t->source, t->source->media, false);
+    talk_unit_add(t, &u);
 }
 
 /* The unit that makes the source durable, ledger and all; its OK goes out with it. */
@@ -144,7 +181,7 @@ static void admit(talk *t)
     u->media = s->args.media;
     ic_talk_record r = {.kind = IC_RECORD_MEDIA, .media = u->media};
     talk_unit_record(t, u, &r, NULL);
-    put_ledger(u, s, false);
+    put_ledger(u, s, 0, false);
     talk_unit_add(t, &u);
 }
 
@@ -293,6 +330,8 @@ void talk_source_admitted(talk *t, const talk_unit *u)
                 ic_wire_word("kind", s->args.kind));
     if (s->opened)
         tell_begin(t);
+    if (s->identity.known)
+        write_identity(t);
     talk_source_check_end(t);
 }
 
@@ -310,6 +349,14 @@ static void take_opened(talk *t, ic_mail_ingest_opened **m_p)
         tell_begin(t);
     else
         admit(t);
+}
+
+/* It goes into the ledger as soon as there is an entry, and before the first frame. */
+static void take_identity(talk *t, const ic_mail_identity *m)
+{
+    t->source->identity = m->identity;
+    if (t->source->media)
+        write_identity(t);
 }
 
 static void take_frame(talk *t, ic_mail_frame *m)
@@ -359,7 +406,7 @@ static void tell_end(talk *t, talk_source *s, ic_mail_ingest_ended *end)
     talk_source_note(t, u);
     ic_talk_record r = {.kind = IC_RECORD_MEDIA_END, .media = s->media};
     talk_unit_record(t, u, &r, NULL);
-    put_ledger(u, s, true);
+    put_ledger(u, s, s->media, true);
     talk_event *ev = media_event(u, s, IC_WIRE_EVENT_MEDIA_END);
     ic_wire_put(&ev->media, media_info, done, true);
     fill_info(s, ev);
@@ -450,6 +497,10 @@ void talk_source_mail(talk *t, ic_mail **m_p)
     case IC_MAIL_INGEST_OPENED:
         if (s && ((ic_mail_ingest_opened *)*m_p)->media == s->args.media)
             take_opened(t, (ic_mail_ingest_opened **)m_p);
+        break;
+    case IC_MAIL_IDENTITY:
+        if (s && ((ic_mail_identity *)*m_p)->media == s->args.media)
+            take_identity(t, (ic_mail_identity *)*m_p);
         break;
     case IC_MAIL_FRAME:
         if (s && ((ic_mail_frame *)*m_p)->media == s->args.media)

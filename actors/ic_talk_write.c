@@ -53,6 +53,19 @@ talk_event *talk_unit_event(talk_unit *u, int type)
     return ev;
 }
 
+void talk_unit_frame(talk *t, talk_unit *u, const ic_talk_record *r, uint64_t media,
+                     ic_store_hold hold)
+{
+    ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_FRAME);
+    op->kind = (uint32_t)r->kind;
+    op->media.number = (int64_t)media;
+    op->hold = hold;
+    op->head_bytes = ic_talk_record_head_bytes(r->kind);
+    if (ic_talk_record_encode(r, &op->bytes))
+        ic_log_error("session", "%.8s: out of memory for a frame's record", t->id);
+    u->bytes += op->bytes.size;
+}
+
 void talk_unit_record(talk *t, talk_unit *u, const ic_talk_record *r, const ic_wire_id *key)
 {
     ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_JOURNAL);
@@ -268,12 +281,24 @@ void talk_flush(talk *t)
 /* --- when it is durable ------------------------------------------------------------------------
  */
 
+/* Frames that a rebuild could have shown again: the bound of the session took them. */
+static void tell_dropped(talk *t, const ic_store_dropped *dropped)
+{
+    t->dropped_here += (uint64_t)dropped->frames;
+    ic_log_info("session",
+                "%.8s: %lld frames (%lld bytes), the oldest, are kept no more: media.keep_bytes",
+                t->id, (long long)dropped->frames, (long long)dropped->bytes);
+}
+
 static void count_written(talk *t, const ic_job_write *done)
 {
     for (int i = 0; i < done->count; i++) {
         const ic_write_op *op = &done->ops[i];
+        bool journal = op->type == IC_WRITE_JOURNAL || op->type == IC_WRITE_FRAME;
         t->grown_bytes += (int64_t)(op->bytes.size + op->extra.size);
-        if (op->type == IC_WRITE_JOURNAL && op->number) {
+        if (op->dropped.frames)
+            tell_dropped(t, &op->dropped);
+        if (journal && op->number) {
             t->journal_last = op->number;
             t->journal_bytes += op->bytes.size;
             t->touched = true;

@@ -304,6 +304,7 @@ static void fill_router(server *s)
                                  .event_log_bytes = c->session_event_log_bytes,
                                  .checkpoint_bytes = c->session_checkpoint_bytes,
                                  .checkpoint_us = c->session_checkpoint_s * 1000000,
+                                 .keep_bytes = c->media_keep_bytes,
                                  .session_bytes = c->store_session_bytes,
                                  .idle_us = c->session_idle_s * 1000000,
                                  .queue = (int)c->session_queue,

@@ -24,6 +24,7 @@ enum {
     READS = 5,
     FRAMES = 600,
     FRAME_BYTES = 96 * 96 * 3, /* as the demo model takes them */
+    HEAD_BYTES = 33,           /* of a frame */
     EVENT_BYTES = 120
 };
 
@@ -135,8 +136,17 @@ static int commit_record(ic_store *s, const char *id, size_t size, ic_error *e)
     static const uint8_t bytes[FRAME_BYTES];
     ic_store_counters counters = {.frames = 1};
     int rc = ic_store_batch_begin(s, e);
+    ic_store_frame frame = {.kind = 1,
+                            .time_us = 1,
+                            .media = 1,
+                            .hold = IC_STORE_HOLD_KEEP,
+                            .head = bytes,
+                            .head_bytes = HEAD_BYTES,
+                            .bulk = bytes,
+                            .bulk_bytes = size};
     if (!rc)
-        rc = ic_store_journal_append(s, id, 1, 1, NULL, bytes, size, NULL, e);
+        rc = size == FRAME_BYTES ? ic_store_frame_append(s, id, &frame, NULL, e)
+                                 : ic_store_journal_append(s, id, 1, 1, NULL, bytes, size, NULL, e);
     if (!rc)
         rc = ic_store_event_append(s, id, 1, 1, bytes, EVENT_BYTES, NULL, e);
     if (!rc)

@@ -529,9 +529,14 @@ static int run_resume(ic_cli *cli, ic_error *e)
     ic_wire_msg m, reply;
     ic_wire_msg_init(&m, IC_WIRE_RESUME);
     ic_wire_put(&m.resume, resume, session, cli->session);
-    if (cli->args->rebuild)
+    bool rebuild = cli->args->rebuild;
+    if (rebuild)
         ic_wire_put(&m.resume, resume, rebuild, true);
     int rc = ic_cli_call(cli, &m, &reply, e);
+    while (rc == IC_ETIMEOUT && rebuild) { /* hours of film take their time */
+        ic_cli_view_note(&cli->view, "the memory is being made again");
+        rc = ic_cli_call(cli, &m, &reply, e);
+    }
     if (rc)
         return rc;
     if (cli->args->json && !is_chat)

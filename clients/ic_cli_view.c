@@ -579,4 +579,7 @@ void ic_cli_view_status(const ic_wire_status_info *s)
               s->restore_max_us);
     if (s->sessions_retired)
         printf("retention %llu sessions deleted\n", (unsigned long long)s->sessions_retired);
+    if (s->frames_dropped)
+        printf("kept      %llu of the oldest frames are kept no more\n",
+               (unsigned long long)s->frames_dropped);
 }

@@ -1,5 +1,5 @@
 /* ic_store: durable sessions in one SQLite file. It knows ids, numbered records and opaque bytes
- * with a version; it knows nothing of models. The format is docs/store-format.md, version 3.
+ * with a version; it knows nothing of models. The format is docs/store-format.md, version 4.
  *
  * One handle, one owner thread (the store actor's); nothing here locks. All SQL text is inside.
  * Every call that changes something is durable when it returns (WAL, synchronous=FULL), except
@@ -25,7 +25,7 @@
 #include "base/ic_err.h"
 
 enum {
-    IC_STORE_FORMAT = 3,                   /* the schema this build writes (user_version) */
+    IC_STORE_FORMAT = 4,                   /* the schema this build writes (user_version) */
     IC_STORE_ID_CHARS = 26,                /* a session id: 128 random bits, base32 lower case */
     IC_STORE_OWNER_MAX = 63,               /* bytes */
     IC_STORE_TITLE_MAX = 255,              /* bytes */
@@ -35,6 +35,7 @@ enum {
     IC_STORE_FINGERPRINT_MAX = 64,         /* bytes of a meaning fingerprint */
     IC_STORE_NUMERICS_MAX = 127,           /* bytes of a numerics id */
     IC_STORE_RECORD_MAX = 4 * 1024 * 1024, /* bytes of a journal record, event, turn, blob */
+    IC_STORE_FRAME_HEAD_MAX = 1024,        /* bytes of what stays of a frame */
     IC_STORE_SEGMENT_MAX = 4 * 1024 * 1024 /* bytes of a checkpoint segment or a media piece */
 };
 
@@ -193,6 +194,8 @@ typedef struct ic_store_record {
     const uint8_t *key; /* journal only: the request's key, or NULL */
     const void *bytes;
     size_t size;
+    const void *bulk; /* of a frame: what goes on behind `bytes`; else NULL */
+    size_t bulk_size;
 } ic_store_record;
 typedef int ic_store_record_fn(void *arg, const ic_store_record *record);
 
@@ -200,8 +203,8 @@ typedef int ic_store_record_fn(void *arg, const ic_store_record *record);
 int ic_store_journal_append(ic_store *s, const char *id, uint32_t kind, int64_t time_us,
                             const uint8_t *key, const void *bytes, size_t size, int64_t *number,
                             ic_error *e);
-/* Records from number `from` on, in order, each verified (IC_EFORMAT: damaged or missing). 0: from
- * where replay starts. IC_ENOTFOUND: `from` was trimmed. */
+/* Records from number `from` on, frames among them, in order, each verified (IC_EFORMAT: damaged or
+ * missing). 0: from where replay starts. IC_ENOTFOUND: `from` was trimmed. */
 int ic_store_journal_read(ic_store *s, const char *id, int64_t from, ic_store_record_fn *fn,
                           void *arg, ic_error *e);
 
@@ -343,6 +346,51 @@ int ic_store_media_read(ic_store *s, const char *id, int64_t media, int64_t piec
                         ic_error *e);
 /* Drops the stored bytes; the ledger's entry stays. */
 int ic_store_media_drop(ic_store *s, const char *id, int64_t media, ic_error *e);
+
+/* ---- frames: what was seen ---------------------------------------------------------------------
+ *
+ * A frame is a record of the journal, numbered with the others and read with them, whose bulk (the
+ * pixels) has a life of its own: it is written once, and the checkpoint that covers the record
+ * takes it along or leaves it. The record itself stays either way, without its bulk: it says what
+ * was shown, and where between the others. Frames that follow one another lie in reels of some
+ * megabytes, which copies of a session share.
+ */
+
+typedef enum ic_store_hold {                           /* of a frame's bulk */
+                             IC_STORE_HOLD_NONE = 0,   /* no more (read only) */
+                             IC_STORE_HOLD_REPLAY = 1, /* until a checkpoint covers it */
+                             IC_STORE_HOLD_KEEP = 2    /* until ic_store_frame_limit drops it */
+} ic_store_hold;
+
+typedef struct ic_store_frame {
+    int64_t number; /* in the journal; set by append */
+    int64_t time_us;
+    uint32_t kind;      /* the caller's */
+    int64_t media;      /* the ledger's number of its source */
+    ic_store_hold hold; /* append: REPLAY or KEEP */
+    const void *head;   /* stays as long as the session: up to IC_STORE_FRAME_HEAD_MAX */
+    size_t head_bytes;
+    const void *bulk; /* up to IC_STORE_RECORD_MAX; read: NULL when it is not held any more */
+    size_t bulk_bytes;
+    bool damaged; /* read only: nothing but number and media is to be believed */
+} ic_store_frame;
+typedef int ic_store_frame_fn(void *arg, const ic_store_frame *frame);
+
+/* As ic_store_journal_append. */
+int ic_store_frame_append(ic_store *s, const char *id, const ic_store_frame *frame, int64_t *number,
+                          ic_error *e);
+/* Every frame from number `from` on, covered by a checkpoint or not, in order. Damage of one is
+ * told with it (damaged), and the others follow. */
+int ic_store_frame_read(ic_store *s, const char *id, int64_t from, ic_store_frame_fn *fn, void *arg,
+                        ic_error *e);
+typedef struct ic_store_dropped {
+    int64_t frames, bytes;
+} ic_store_dropped;
+/* Retention: while the session holds more than max_bytes of bulk, the oldest goes, a reel at a
+ * time, as far as a checkpoint covers it. What a fork or a mark holds too stays on the disk for
+ * them. */
+int ic_store_frame_limit(ic_store *s, const char *id, int64_t max_bytes, ic_store_dropped *dropped,
+                         ic_error *e);
 
 /* ---- checkpoints ------------------------------------------------------------------------------
  */

@@ -309,6 +309,8 @@ static int swap_manifest(ic_store_writer *w, const ic_store_manifest *m, ic_erro
     if (!rc)
         rc = ic_store_do(s, IC_SQL_JOURNAL_TRIM, e, "ii", n, m->journal_seq);
     if (!rc)
+        rc = ic_store_frame_trim(s, n, m->journal_seq, e);
+    if (!rc)
         rc = drop_added(w, checkpoint, e);
     if (!rc)
         rc = ic_store_checkpoint_release(s, former, e);

@@ -8,7 +8,15 @@
 #include "session_store/ic_store_export_priv.h"
 #include "session_store/ic_store_priv.h"
 
-typedef enum part { PART_TURNS, PART_MEDIA, PART_PIECES, PART_JOURNAL, PART_ROWS, PART_OVER } part;
+typedef enum part {
+    PART_TURNS,
+    PART_MEDIA,
+    PART_PIECES,
+    PART_FRAMES, /* that the checkpoint covers */
+    PART_JOURNAL,
+    PART_ROWS,
+    PART_OVER
+} part;
 
 struct ic_store_export {
     ic_store *store;
@@ -153,6 +161,7 @@ void ic_store_export_close(ic_store_export **x_p)
 typedef struct one {
     ic_store_export *x;
     bool found;
+    bool is_frame; /* a record of the journal that lies among the frames */
     int rc;
     ic_error e;
 } one;
@@ -186,10 +195,27 @@ static int take_media(void *arg, const ic_store_media *media)
     return 1;
 }
 
+static int take_frame(void *arg, const ic_store_frame *frame)
+{
+    one *o = arg;
+    ic_export_record r = {.type = IC_EXPORT_FRAME, .frame = *frame};
+    if (o->x->part == PART_FRAMES && frame->number >= o->x->session.journal_first)
+        return 1; /* the journal's */
+    o->found = true;
+    o->x->next = frame->number + 1;
+    o->rc = frame->damaged ? ic_error_set(&o->e, IC_EFORMAT, "session %s: frame %lld is damaged",
+                                          o->x->id, (long long)frame->number)
+                           : write_record(o->x, &r, &o->e);
+    return 1;
+}
+
 static int take_journal(void *arg, const ic_store_record *record)
 {
     one *o = arg;
     ic_export_record r = {.type = IC_EXPORT_JOURNAL, .journal = *record};
+    o->is_frame = record->bulk != NULL;
+    if (o->is_frame)
+        return 1;
     o->found = true;
     o->x->next = record->number + 1;
     o->rc = write_record(o->x, &r, &o->e);
@@ -201,18 +227,23 @@ static int write_row(ic_store_export *x, ic_error *e)
 {
     one o = {.x = x};
     ic_store *s = x->store;
-    int rc = x->part == PART_TURNS ? ic_store_turn_read(s, x->id, x->next, take_turn, &o, e)
-             : x->part == PART_MEDIA
-                 ? ic_store_media_list(s, x->id, x->next, take_media, &o, e)
+    int rc = x->part == PART_TURNS   ? ic_store_turn_read(s, x->id, x->next, take_turn, &o, e)
+             : x->part == PART_MEDIA ? ic_store_media_list(s, x->id, x->next, take_media, &o, e)
+             : x->part == PART_FRAMES
+                 ? ic_store_frame_read(s, x->id, x->next, take_frame, &o, e)
                  : ic_store_journal_read(s, x->id, x->next, take_journal, &o, e);
+    if (!rc && o.is_frame)
+        rc = ic_store_frame_read(s, x->id, x->next ? x->next : x->session.journal_first, take_frame,
+                                 &o, e);
     if (!rc && o.rc)
         rc = ic_error_set(e, o.rc, "%s", o.e.text);
     if (rc)
         return rc;
     if (!o.found)
-        next_part(x, x->part == PART_TURNS   ? PART_MEDIA
-                     : x->part == PART_MEDIA ? PART_JOURNAL
-                                             : PART_ROWS);
+        next_part(x, x->part == PART_TURNS    ? PART_MEDIA
+                     : x->part == PART_MEDIA  ? PART_FRAMES
+                     : x->part == PART_FRAMES ? PART_JOURNAL
+                                              : PART_ROWS);
     else if (x->part == PART_MEDIA)
         x->part = PART_PIECES; /* and back, to the source after this one */
     return IC_OK;

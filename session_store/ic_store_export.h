@@ -10,8 +10,8 @@
 #include "session_store/ic_store.h"
 
 enum {
-    IC_STORE_EXPORT_FORMAT = 1,
-    IC_STORE_LABEL_MAX = 127 /* bytes of a label */
+    IC_STORE_EXPORT_FORMAT = 2, /* 1, which is read too, had no frames beside the journal */
+    IC_STORE_LABEL_MAX = 127    /* bytes of a label */
 };
 
 /* What an export says of itself before anything else. */

@@ -103,6 +103,19 @@ static void put_journal(ic_buf *b, const ic_store_record *j)
     ic_buf_append(b, j->bytes, j->size);
 }
 
+static void put_frame(ic_buf *b, const ic_store_frame *f)
+{
+    put_i64(b, f->number);
+    put_i64(b, f->time_us);
+    ic_buf_u32(b, f->kind);
+    put_i64(b, f->media);
+    ic_buf_u8(b, (uint8_t)f->hold);
+    put_i64(b, (int64_t)f->bulk_bytes);
+    ic_buf_blob(b, f->head, (uint32_t)f->head_bytes);
+    if (f->bulk)
+        ic_buf_append(b, f->bulk, f->bulk_bytes);
+}
+
 static void put_manifest(ic_buf *b, const ic_store_manifest *m)
 {
     ic_buf_u32(b, m->payload_version);
@@ -131,6 +144,9 @@ static void put_payload(ic_buf *b, const ic_export_record *r)
         break;
     case IC_EXPORT_JOURNAL:
         put_journal(b, &r->journal);
+        break;
+    case IC_EXPORT_FRAME:
+        put_frame(b, &r->frame);
         break;
     case IC_EXPORT_SEGMENT:
         ic_buf_u32(b, r->tag);
@@ -299,6 +315,27 @@ static void get_journal(ic_cursor *c, ic_store_record *j)
     j->bytes = get_rest(c, 0, IC_STORE_RECORD_MAX, &j->size);
 }
 
+/* Of what is not held any more the bulk is missing. */
+static void get_frame(ic_cursor *c, ic_store_frame *f)
+{
+    size_t size;
+    f->number = get_count(c);
+    f->time_us = get_i64(c);
+    f->kind = ic_cursor_u32(c);
+    f->media = get_count(c);
+    uint8_t hold = ic_cursor_u8(c);
+    f->hold = (ic_store_hold)hold;
+    int64_t bytes = get_count(c);
+    f->bulk_bytes = (size_t)bytes;
+    f->head = get_blob(c, IC_STORE_FRAME_HEAD_MAX, &f->head_bytes);
+    f->bulk = get_rest(c, 0, IC_STORE_RECORD_MAX, &size);
+    if (hold > IC_STORE_HOLD_KEEP || bytes > IC_STORE_RECORD_MAX || f->number > INT64_MAX / 2
+        || size != (hold == IC_STORE_HOLD_NONE ? 0 : f->bulk_bytes))
+        c->status = IC_EFORMAT;
+    if (hold == IC_STORE_HOLD_NONE)
+        f->bulk = NULL;
+}
+
 static void get_manifest(ic_cursor *c, ic_store_manifest *m)
 {
     m->payload_version = ic_cursor_u32(c);
@@ -332,6 +369,9 @@ int ic_export_decode(ic_export_type type, const void *payload, size_t size, ic_e
         break;
     case IC_EXPORT_JOURNAL:
         get_journal(&c, &r->journal);
+        break;
+    case IC_EXPORT_FRAME:
+        get_frame(&c, &r->frame);
         break;
     case IC_EXPORT_SEGMENT:
         r->tag = ic_cursor_u32(&c);
@@ -397,32 +437,42 @@ static int take_head(ic_export_stream *x, ic_error *e)
     if (x->in.size < IC_EXPORT_HEAD)
         return 0;
     uint32_t format = u32_at(x->in.data + 8), flags = u32_at(x->in.data + 12);
-    if (format != IC_STORE_EXPORT_FORMAT || flags)
+    if (format < 1 || format > IC_STORE_EXPORT_FORMAT || flags)
         return ic_error_set(e, format ? IC_EVERSION : IC_EFORMAT,
                             "the file has format %u, made by a newer infchat; this one reads "
-                            "%d: import it there",
+                            "up to %d: import it there",
                             format, IC_STORE_EXPORT_FORMAT);
+    x->format = format;
     ic_store_hash(x->in.data, IC_EXPORT_HEAD, x->sum);
     x->used = IC_EXPORT_HEAD;
     x->has_head = true;
     return 1;
 }
 
+/* Where a record may stand: frames beside the journal. */
+static int place_of(ic_export_type type)
+{
+    return type == IC_EXPORT_FRAME ? IC_EXPORT_JOURNAL : (int)type;
+}
+
 static bool may_follow(const ic_export_stream *x, ic_export_type type)
 {
+    int last = place_of(x->last);
     switch (type) {
     case IC_EXPORT_SESSION:
-        return x->last == 0;
+        return last == 0;
     case IC_EXPORT_MEDIA:
-        return x->last && x->last <= IC_EXPORT_PIECE;
+        return last && last <= IC_EXPORT_PIECE;
     case IC_EXPORT_PIECE:
-        return x->last == IC_EXPORT_MEDIA || x->last == IC_EXPORT_PIECE;
+        return last == IC_EXPORT_MEDIA || last == IC_EXPORT_PIECE;
+    case IC_EXPORT_FRAME:
+        return x->format > 1 && last && last <= IC_EXPORT_JOURNAL;
     case IC_EXPORT_CHECKPOINT:
-        return x->last && x->last < IC_EXPORT_CHECKPOINT;
+        return last && last < IC_EXPORT_CHECKPOINT;
     case IC_EXPORT_END:
-        return x->last && (!x->has_segments || x->last == IC_EXPORT_CHECKPOINT);
+        return last && (!x->has_segments || last == IC_EXPORT_CHECKPOINT);
     default:
-        return x->last && x->last <= type;
+        return last && last <= (int)type;
     }
 }
 

@@ -10,7 +10,8 @@ enum {
     IC_EXPORT_RECORD_MAX = 2 * IC_STORE_RECORD_MAX + 65536 /* a turn's text and its parts */
 };
 
-typedef enum ic_export_type { /* in this order; MEDIA and its PIECEs alternate */
+typedef enum ic_export_type { /* in this order, FRAME beside JOURNAL; MEDIA and its PIECEs alternate
+                               */
                               IC_EXPORT_SESSION = 1,
                               IC_EXPORT_TURN = 2,
                               IC_EXPORT_MEDIA = 3,
@@ -18,7 +19,8 @@ typedef enum ic_export_type { /* in this order; MEDIA and its PIECEs alternate *
                               IC_EXPORT_JOURNAL = 5,
                               IC_EXPORT_SEGMENT = 6,
                               IC_EXPORT_CHECKPOINT = 7,
-                              IC_EXPORT_END = 8
+                              IC_EXPORT_END = 8,
+                              IC_EXPORT_FRAME = 9
 } ic_export_type;
 
 typedef struct ic_export_record {
@@ -28,6 +30,7 @@ typedef struct ic_export_record {
     ic_store_turn turn;         /* TURN */
     ic_store_media media;       /* MEDIA */
     ic_store_record journal;    /* JOURNAL */
+    ic_store_frame frame;       /* FRAME */
     ic_store_manifest manifest; /* CHECKPOINT; its segments are the SEGMENT records */
     uint32_t tag;               /* SEGMENT */
     const void *bytes;          /* PIECE, SEGMENT */
@@ -52,6 +55,7 @@ typedef struct ic_export_stream {
     uint64_t count; /* records */
     uint8_t sum[IC_EXPORT_SUM];
     ic_export_type last;
+    uint32_t format;
     bool has_head, ended;
     bool has_segments; /* that want a CHECKPOINT */
 } ic_export_stream;

@@ -135,6 +135,8 @@ static int take_row(ic_store_import *x, const ic_export_record *r, ic_error *e)
         return ic_store_media_append(x->store, x->id, x->media, r->bytes, r->size, e);
     case IC_EXPORT_JOURNAL:
         return take_journal(x, &r->journal, e);
+    case IC_EXPORT_FRAME:
+        return ic_store_frame_put(x->store, x->id, &r->frame, e);
     case IC_EXPORT_CHECKPOINT:
         return take_manifest(x, &r->manifest, e);
     default:

@@ -1,5 +1,6 @@
 /* The two numbered logs of a session: the replay journal and the events. Both are clustered by
- * (session, number), so that an append writes one page; a base in the session's row keeps numbers
+ * (session, number), so that an append writes one page; the journal's frames lie apart
+ * (ic_store_frame.c) and are read in between. a base in the session's row keeps numbers
  * rising when every record has been trimmed. Each record's checksum covers where it stands. */
 #include "session_store/ic_store_priv.h"
 
@@ -56,6 +57,17 @@ static int find_log(ic_store *s, const struct log_kind *log, const char *id, int
     return rc;
 }
 
+int ic_store_journal_end(ic_store *s, const char *id, int64_t *n, int64_t *base, int64_t *last,
+                         ic_error *e)
+{
+    int rc = find_log(s, &journal, id, n, base, e);
+    if (!rc)
+        rc = ic_store_get_int(s, journal.last, *n, 0, last, e);
+    if (!rc && *last < *base)
+        *last = *base;
+    return rc;
+}
+
 static int append(ic_store *s, const struct log_kind *log, const char *id, ic_store_record *r,
                   int64_t *number, ic_error *e)
 {
@@ -82,7 +94,7 @@ static int append(ic_store *s, const struct log_kind *log, const char *id, ic_st
 }
 
 static int check_record(const struct log_kind *log, const char *id, sqlite3_stmt *row,
-                        int64_t expected, ic_store_record *r, ic_error *e)
+                        ic_store_record *r, ic_error *e)
 {
     memset(r, 0, sizeof *r);
     r->number = sqlite3_column_int64(row, 0);
@@ -92,13 +104,89 @@ static int check_record(const struct log_kind *log, const char *id, sqlite3_stmt
     r->size = (size_t)sqlite3_column_bytes(row, 3);
     if (log->keyed && sqlite3_column_bytes(row, 5) == IC_STORE_KEY_BYTES)
         r->key = sqlite3_column_blob(row, 5);
-    if (r->number != expected)
-        return ic_error_set(e, IC_EFORMAT, "session %s: %s %lld is missing", id, log->name,
-                            (long long)expected);
     if (sqlite3_column_int64(row, 4) != record_sum(r))
         return ic_error_set(e, IC_EFORMAT, "session %s: %s %lld is damaged", id, log->name,
                             (long long)r->number);
     return IC_OK;
+}
+
+/* A frame as a record: before a checkpoint covers it, it has its bulk. */
+static int check_frame(const char *id, sqlite3_stmt *row, ic_store_record *r, ic_error *e)
+{
+    ic_store_frame f;
+    memset(r, 0, sizeof *r);
+    int rc = ic_store_frame_row(id, row, &f, e);
+    if (!rc && !f.bulk)
+        rc = ic_error_set(e, IC_EFORMAT, "session %s: frame %lld is damaged: its bytes are gone",
+                          id, (long long)f.number);
+    r->number = f.number;
+    r->kind = f.kind;
+    r->time_us = f.time_us;
+    r->bytes = f.head;
+    r->size = f.head_bytes;
+    r->bulk = f.bulk;
+    r->bulk_size = f.bulk_bytes;
+    return rc;
+}
+
+/* A log that is being read: rows of its own, and of the journal the frames, by number. */
+typedef struct merge {
+    const struct log_kind *log;
+    const char *id;
+    sqlite3_stmt *rows[2];
+    int at[2]; /* 1: a row stands there; 0: no more */
+} merge;
+
+static int begin_merge(ic_store *s, merge *m, int64_t n, int64_t from, ic_error *e)
+{
+    m->rows[0] = ic_store_query(s, m->log->read, e, "ii", n, from);
+    m->at[0] = ic_store_step(s, m->rows[0], e);
+    if (m->at[0] < 0 || !m->log->keyed)
+        return m->at[0] < 0 ? m->at[0] : IC_OK;
+    m->rows[1] = ic_store_query(s, IC_SQL_FRAME_READ, e, "ii", n, from);
+    m->at[1] = ic_store_step(s, m->rows[1], e);
+    return m->at[1] < 0 ? m->at[1] : IC_OK;
+}
+
+static void end_merge(merge *m)
+{
+    for (int i = 0; i < 2; i++)
+        if (m->at[i] == 1)
+            ic_store_done(m->rows[i]);
+}
+
+/* 1: *r is the next record, of rows[*which]; 0: none. */
+static int next_record(merge *m, int64_t expected, ic_store_record *r, int *which, ic_error *e)
+{
+    bool frame = m->at[1] == 1
+                 && (m->at[0] != 1
+                     || sqlite3_column_int64(m->rows[1], 0) < sqlite3_column_int64(m->rows[0], 0));
+    *which = frame;
+    if (!frame && m->at[0] != 1)
+        return 0;
+    int64_t number = sqlite3_column_int64(m->rows[*which], 0);
+    if (number != expected)
+        return ic_error_set(e, IC_EFORMAT, "session %s: %s %lld is missing", m->id, m->log->name,
+                            (long long)expected);
+    int rc = frame ? check_frame(m->id, m->rows[1], r, e)
+                   : check_record(m->log, m->id, m->rows[0], r, e);
+    return rc ? rc : 1;
+}
+
+static int read_merge(ic_store *s, merge *m, int64_t expected, ic_store_record_fn *fn, void *arg,
+                      ic_error *e)
+{
+    ic_store_record record;
+    int which, rc;
+    while ((rc = next_record(m, expected++, &record, &which, e)) == 1) {
+        rc = fn(arg, &record);
+        if (rc)
+            return rc < 0 ? rc : IC_OK;
+        m->at[which] = ic_store_step(s, m->rows[which], e);
+        if (m->at[which] < 0)
+            return m->at[which];
+    }
+    return rc;
 }
 
 static int read_log(ic_store *s, const struct log_kind *log, const char *id, int64_t from,
@@ -113,18 +201,12 @@ static int read_log(ic_store *s, const struct log_kind *log, const char *id, int
                             "session %s: %s %lld is kept no more; the first is "
                             "%lld",
                             id, log->name, (long long)from, (long long)base + 1);
-    ic_store_record record;
-    int64_t expected = from ? from : base + 1;
-    sqlite3_stmt *row = ic_store_query(s, log->read, e, "ii", n, expected);
-    while ((rc = ic_store_step(s, row, e)) == 1) {
-        rc = check_record(log, id, row, expected++, &record, e);
-        if (!rc)
-            rc = fn(arg, &record);
-        if (rc) {
-            ic_store_done(row);
-            return rc < 0 ? rc : IC_OK;
-        }
-    }
+    merge m = {.log = log, .id = id};
+    int64_t first = from ? from : base + 1;
+    rc = begin_merge(s, &m, n, first, e);
+    if (!rc)
+        rc = read_merge(s, &m, first, fn, arg, e);
+    end_merge(&m);
     return rc;
 }
 

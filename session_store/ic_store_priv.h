@@ -12,7 +12,10 @@ enum {
     IC_STORE_PAGE_LEAST = 4096,           /* smaller ones no infchat makes */
     IC_STORE_PAGE_MOST = 65536,           /* SQLite's largest */
     IC_STORE_WAL_SOON = 8 << 20,          /* bytes of log that bulk writers and idle time move */
-    IC_STORE_WAL_MUST = 32 << 20          /* bytes that the next commit moves */
+    IC_STORE_WAL_MUST = 32 << 20,         /* bytes that the next commit moves */
+    IC_STORE_REEL_BYTES = 4 << 20,        /* of a reel, after which the next begins, */
+    IC_STORE_REEL_RECORDS = 1024,         /* or so many records */
+    IC_STORE_REELS = 1024                 /* of one session: of older ones not even heads stay */
 };
 
 extern const char ic_store_schema_v1[];
@@ -99,6 +102,21 @@ int ic_store_session_drop(ic_store *s, int64_t n, ic_error *e);
 /* Row number of the copy that a mark names; IC_ENOTFOUND names the mark. */
 int ic_store_mark_row(ic_store *s, const char *id, int64_t n, const char *name, int64_t *copy,
                       ic_error *e);
+/* Row and numbers of the last record that was trimmed from the journal and of the last there is. */
+int ic_store_journal_end(ic_store *s, const char *id, int64_t *n, int64_t *base, int64_t *last,
+                         ic_error *e);
+/* A row of FRAME_READ. IC_EFORMAT: damaged; then frame has number and media alone. */
+int ic_store_frame_row(const char *id, sqlite3_stmt *row, ic_store_frame *frame, ic_error *e);
+/* A frame of an import: number is given; at or before the journal's base it may have no bulk. */
+int ic_store_frame_put(ic_store *s, const char *id, const ic_store_frame *frame, ic_error *e);
+/* In a transaction: what a checkpoint up to record seq of session row n leaves of its frames. */
+int ic_store_frame_trim(ic_store *s, int64_t n, int64_t seq, ic_error *e);
+/* In a transaction: the newest reel takes no more, so that a copy may share it. */
+int ic_store_frame_close(ic_store *s, int64_t n, ic_error *e);
+/* In a transaction: the session's hold on its frames goes. */
+int ic_store_frame_delete(ic_store *s, int64_t n, ic_error *e);
+/* Verifies every frame. */
+int ic_store_frame_check(ic_store *s, const char *id, ic_error *e);
 /* One line of UTF-8 of at most limit bytes, or IC_EINVAL. */
 int ic_store_check_line(const char *what, const char *text, size_t limit, ic_error *e);
 /* In a transaction: drops a checkpoint that no session refers to, with the segments

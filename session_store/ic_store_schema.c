@@ -1,8 +1,8 @@
 /* The schema as it was made first, and what later formats changed: docs/store-format.md tells what
  * each column means. Clustered tables (WITHOUT ROWID) keep a session's records side by side, so
- * that an append touches one page. Bulk bytes (segment_data, media_piece) live apart from what is
- * scanned. A new store is made by the same steps as an old one is brought forward: what stands here
- * is never changed again. */
+ * that an append touches one page. Bulk bytes (segment_data, media_piece, frame) live apart from
+ * what is scanned. A new store is made by the same steps as an old one is brought forward: what
+ * stands here is never changed again. */
 #include "session_store/ic_store_priv.h"
 
 const char ic_store_schema_v1[] =
@@ -102,4 +102,16 @@ const char *const ic_store_migrations[IC_STORE_FORMAT] = {
     "CREATE UNIQUE INDEX mark_by_copy ON mark(copy);",
     /* 2 to 3: pages may have another size than 65536 bytes; a file keeps what it has. */
     "",
+    /* 3 to 4: frames have tables of their own. Those that a journal holds stay there until a
+     * checkpoint covers them. */
+    "CREATE TABLE frame("
+    "  reel INTEGER NOT NULL, number INTEGER NOT NULL, kind INTEGER NOT NULL,"
+    "  time_us INTEGER NOT NULL, sum INTEGER NOT NULL, head BLOB NOT NULL,"
+    "  bulk_bytes INTEGER NOT NULL, bulk_sum INTEGER NOT NULL, bulk BLOB,"
+    "  PRIMARY KEY(reel, number)) WITHOUT ROWID;"
+    "CREATE TABLE reel_use("
+    "  session INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,"
+    "  reel INTEGER NOT NULL, media INTEGER NOT NULL, hold INTEGER NOT NULL,"
+    "  bytes INTEGER NOT NULL, sum INTEGER NOT NULL, PRIMARY KEY(session, first)) WITHOUT ROWID;"
+    "CREATE INDEX reel_use_by_reel ON reel_use(reel);",
 };

@@ -380,6 +380,8 @@ static int delete_bulk(ic_store *s, int64_t n, ic_error *e)
         rc = release_all(s, &points, ic_store_checkpoint_release, e);
     if (!rc)
         rc = release_all(s, &held, ic_store_media_release, e);
+    if (!rc)
+        rc = ic_store_frame_delete(s, n, e);
     ic_buf_fini(&points);
     ic_buf_fini(&held);
     return rc;
@@ -447,9 +449,11 @@ int ic_store_session_delete(ic_store *s, const char *id, ic_error *e)
 static int fork_rows(ic_store *s, int64_t from, const char *id, ic_error *e)
 {
     static const enum ic_store_sql copies[] = {IC_SQL_FORK_JOURNAL, IC_SQL_FORK_TURNS,
-                                               IC_SQL_FORK_MEDIA};
+                                               IC_SQL_FORK_MEDIA, IC_SQL_FORK_USES};
     int64_t n;
     int rc = ic_store_session_row(s, id, &n, e);
+    if (!rc)
+        rc = ic_store_frame_close(s, from, e);
     for (size_t i = 0; i < sizeof copies / sizeof copies[0] && !rc; i++)
         rc = ic_store_do(s, copies[i], e, "ii", from, n);
     return rc;

@@ -345,6 +345,8 @@ static int check_session(ic_store *s, const char *id, ic_error *e)
     if (!rc)
         rc = check_media(s, id, e);
     if (!rc)
+        rc = ic_store_frame_check(s, id, e);
+    if (!rc)
         rc = check_checkpoint(s, id, e);
     return rc;
 }
@@ -372,6 +374,8 @@ static int check_whole(ic_store *s, ic_error *e)
         rc = check_table(s, IC_SQL_REQUEST_DAMAGED, "requests", e);
     if (!rc)
         rc = check_table(s, IC_SQL_MARKS_DAMAGED, "marks", e);
+    if (!rc)
+        rc = check_table(s, IC_SQL_USES_DAMAGED, "lists of frames", e);
     if (!rc)
         rc = check_table(s, IC_SQL_STRAYS, "rows that belong to nothing", e);
     return rc;

@@ -16,13 +16,21 @@ IC_SQL(RELEASE, "RELEASE operation")
 #define IC_SESSION_SUM_AS_IS \
     IC_SESSION_SUM("owner", "title", "journal_base", "event_base", "checkpoint", \
                    "config_version", "config_sum")
+/* A reel that takes more frames has an end beyond all numbers. */
+#define IC_REEL_OPEN "9223372036854775807"
+/* Number of the newest frame of a session. */
+#define IC_FRAME_LAST(n) "coalesce((SELECT f.number FROM reel_use u CROSS JOIN frame f" \
+    " WHERE u.session = " n " AND f.reel = u.reel AND f.number >= u.first AND f.number <= u.last" \
+    " ORDER BY u.first DESC, f.number DESC LIMIT 1), 0)"
+#define IC_JOURNAL_LAST(n) "max(coalesce((SELECT max(number) FROM journal j" \
+    " WHERE j.session = " n "), 0), " IC_FRAME_LAST(n) ")"
 #define IC_SESSION_COLUMNS \
     "SELECT s.id, s.owner, s.title, s.state, s.created_us, s.used_us," \
     " s.turns, s.media, s.frames, s.tokens, s.evicted, s.config_version," \
     " coalesce(s.checkpoint, 0)," \
     " coalesce((SELECT c.time_us FROM checkpoint c WHERE c.n = s.checkpoint), 0)," \
     " s.journal_base," \
-    " max(s.journal_base, coalesce((SELECT max(number) FROM journal j WHERE j.session = s.n), 0))," \
+    " max(s.journal_base, " IC_JOURNAL_LAST("s.n") ")," \
     " s.event_base," \
     " max(s.event_base, coalesce((SELECT max(number) FROM event v WHERE v.session = s.n), 0))," \
     " s.sum = " IC_SESSION_SUM_AS_IS ", s.parent" \
@@ -90,12 +98,57 @@ IC_SQL(SESSION_ORPHAN, "SELECT n FROM session WHERE owner = '' AND sum = " IC_SE
 
 IC_SQL(JOURNAL_BASE, "SELECT n, journal_base, sum = " IC_SESSION_SUM_AS_IS
     " FROM session WHERE id = ?1")
-IC_SQL(JOURNAL_LAST, "SELECT max(number) FROM journal WHERE session = ?1")
+IC_SQL(JOURNAL_LAST, "SELECT " IC_JOURNAL_LAST("?1"))
 IC_SQL(JOURNAL_ADD, "INSERT INTO journal(session, number, kind, time_us, key, sum, payload)"
     " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")
 IC_SQL(JOURNAL_READ, "SELECT number, kind, time_us, payload, sum, key FROM journal"
     " WHERE session = ?1 AND number >= ?2 ORDER BY number")
 IC_SQL(JOURNAL_TRIM, "DELETE FROM journal WHERE session = ?1 AND number <= ?2")
+
+#define IC_USE_SUM(last, hold, bytes) \
+    "ic_sum(session, first, " last ", reel, media, " hold ", " bytes ")"
+#define IC_USE_SUM_AS_IS IC_USE_SUM("last", "hold", "bytes")
+IC_SQL(FRAME_ADD, "INSERT INTO frame(reel, number, kind, time_us, sum, head, bulk_bytes, bulk_sum,"
+    " bulk) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")
+IC_SQL(FRAME_READ, "SELECT f.number, f.kind, f.time_us, f.sum, f.head, f.bulk_bytes, f.bulk_sum,"
+    " f.bulk, f.reel, u.media, u.hold, u.sum = ic_sum(u.session, u.first, u.last, u.reel, u.media,"
+    " u.hold, u.bytes) FROM reel_use u CROSS JOIN frame f"
+    " WHERE u.session = ?1 AND u.last >= ?2 AND f.reel = u.reel AND f.number >= u.first"
+    " AND f.number <= u.last AND f.number >= ?2 ORDER BY u.first, f.number")
+IC_SQL(REEL_NEXT, "SELECT 1 + max(coalesce((SELECT max(reel) FROM reel_use), 0),"
+    " coalesce((SELECT max(reel) FROM frame), 0))")
+IC_SQL(REEL_MEASURE, "SELECT coalesce(max(number), 0), coalesce(sum(bulk_bytes), 0), count(*)"
+    " FROM frame WHERE reel = ?1")
+IC_SQL(REEL_HOLDS, "SELECT count(*) FROM reel_use WHERE reel = ?1 AND hold > 0")
+IC_SQL(REEL_USES, "SELECT count(*) FROM reel_use WHERE reel = ?1")
+IC_SQL(REEL_EMPTY, "UPDATE frame SET bulk = NULL WHERE reel = ?1")
+IC_SQL(REEL_DELETE, "DELETE FROM frame WHERE reel = ?1")
+IC_SQL(USE_ADD, "INSERT INTO reel_use(session, first, last, reel, media, hold, bytes, sum)"
+    " VALUES(?1, ?2, " IC_REEL_OPEN ", ?3, ?4, ?5, 0,"
+    " ic_sum(?1, ?2, " IC_REEL_OPEN ", ?3, ?4, ?5, 0))")
+IC_SQL(USE_NEWEST, "SELECT first, last, reel, media, hold, sum = " IC_USE_SUM_AS_IS
+    " FROM reel_use WHERE session = ?1 ORDER BY first DESC LIMIT 1")
+IC_SQL(USE_CLOSE, "UPDATE reel_use SET last = ?3, bytes = ?4, sum = "
+    IC_USE_SUM("?3", "hold", "?4") " WHERE session = ?1 AND first = ?2 AND sum = "
+    IC_USE_SUM_AS_IS)
+IC_SQL(USE_LET_GO, "UPDATE reel_use SET hold = 0, sum = " IC_USE_SUM("last", "0", "bytes")
+    " WHERE session = ?1 AND first = ?2 AND sum = " IC_USE_SUM_AS_IS)
+IC_SQL(USE_COVERED, "SELECT first, reel FROM reel_use WHERE session = ?1 AND hold = 1"
+    " AND last <= ?2")
+IC_SQL(USE_HELD, "SELECT first, reel, bytes, last FROM reel_use WHERE session = ?1 AND hold > 0"
+    " ORDER BY first")
+IC_SQL(USE_OLDEST, "SELECT first, reel FROM reel_use WHERE session = ?1 AND hold = 0"
+    " ORDER BY first")
+IC_SQL(USE_COUNT, "SELECT count(*) FROM reel_use WHERE session = ?1")
+IC_SQL(USE_REELS, "SELECT reel FROM reel_use WHERE session = ?1")
+IC_SQL(USE_REMOVE, "DELETE FROM reel_use WHERE session = ?1 AND first = ?2")
+IC_SQL(USE_DELETE, "DELETE FROM reel_use WHERE session = ?1")
+/* What is damaged stays so in the copy. */
+IC_SQL(FORK_USES, "INSERT INTO reel_use(session, first, last, reel, media, hold, bytes, sum)"
+    " SELECT ?2, first, last, reel, media, hold, bytes, CASE WHEN sum = " IC_USE_SUM_AS_IS
+    " THEN ic_sum(?2, first, last, reel, media, hold, bytes) ELSE sum END"
+    " FROM reel_use WHERE session = ?1")
+IC_SQL(USES_DAMAGED, "SELECT count(*) FROM reel_use WHERE sum <> " IC_USE_SUM_AS_IS)
 
 IC_SQL(EVENT_BASE, "SELECT n, event_base, sum = " IC_SESSION_SUM_AS_IS
     " FROM session WHERE id = ?1")
@@ -235,7 +288,11 @@ IC_SQL(MARKS_DAMAGED, "SELECT count(*) FROM mark m WHERE m.sum <> " IC_MARK_SUM
     " coalesce((SELECT sum(length(CAST(text AS BLOB)) + length(parts)) FROM turn" \
     "   WHERE session IN own), 0)," \
     " coalesce((SELECT sum(bytes) FROM media_piece WHERE held IN (SELECT held FROM media" \
-    "   WHERE session IN own AND held IS NOT NULL)), 0)," \
+    "   WHERE session IN own AND held IS NOT NULL)), 0)" \
+    "   + coalesce((SELECT sum(b) FROM (SELECT max(bytes) AS b FROM reel_use" \
+    "   WHERE session IN own AND hold > 0 GROUP BY reel)), 0)" \
+    "   + coalesce((SELECT sum(f.bulk_bytes) FROM reel_use u CROSS JOIN frame f" \
+    "   WHERE u.session IN own AND u.last = " IC_REEL_OPEN " AND f.reel = u.reel), 0)," \
     " coalesce((SELECT sum(length(state)) FROM checkpoint WHERE n IN point), 0)" \
     "   + coalesce((SELECT sum(bytes) FROM segment WHERE n IN (SELECT segment" \
     "   FROM checkpoint_segment WHERE checkpoint IN point)), 0)," \
@@ -254,6 +311,9 @@ IC_SQL(STRAYS,
     "    (SELECT 1 FROM media_piece p WHERE p.held = media.held AND p.piece = 0))"
     " + (SELECT count(*) FROM media_piece WHERE held NOT IN (SELECT n FROM media_held))"
     " + (SELECT count(*) FROM checkpoint_segment"
-    "    WHERE checkpoint NOT IN (SELECT n FROM checkpoint))")
+    "    WHERE checkpoint NOT IN (SELECT n FROM checkpoint))"
+    " + (SELECT count(*) FROM reel_use WHERE session NOT IN (SELECT n FROM session))"
+    " + (SELECT count(*) FROM frame f WHERE NOT EXISTS(SELECT 1 FROM reel_use u"
+    "    WHERE u.reel = f.reel AND u.first <= f.number AND u.last >= f.number))")
 IC_SQL(SIZES_ALL, IC_SIZES("SELECT n FROM session"))
 /* clang-format on */

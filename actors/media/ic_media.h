@@ -151,6 +151,23 @@ void ic_media_interrupt(ic_media *m);
 const ic_media_info *ic_media_get_info(const ic_media *m);
 void ic_media_get_stats(const ic_media *m, ic_media_stats *out);
 
+/* --- a file as it lies there: to tell whether it is still the same --- */
+
+typedef struct ic_media_file_info {
+    int64_t bytes, mtime_us; /* size, time of its last change */
+} ic_media_file_info;
+
+/* Takes the next piece of a file: a MiB, the last one less. A negative code ends the reading. */
+typedef int ic_media_piece_fn(void *user, const uint8_t *bytes, size_t size);
+
+/* Of a FILE source, with the rules and errors of ic_media_open. */
+IC_MUST_CHECK int ic_media_file_look(const ic_media_source *src, ic_media_file_info *info,
+                                     ic_error *e);
+/* Gives all of a FILE source away; info is set before the first piece. IC_EMISMATCH: the file
+ * changed while it was read. */
+IC_MUST_CHECK int ic_media_file_read(const ic_media_source *src, ic_media_file_info *info,
+                                     ic_media_piece_fn *fn, void *user, ic_error *e);
+
 /* Sentences for the user, in the order they came up ("the file is truncated: ..."): the i-th, or
  * NULL. New ones may appear with each ic_media_next. Borrows: valid until close. At most 8. */
 const char *ic_media_notice(const ic_media *m, size_t i);

@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/ic_mem.h"
+
 static int64_t file_read(void *user, uint8_t *into, size_t size)
 {
     ssize_t got = read((int)(intptr_t)user, into, size);
@@ -73,10 +75,10 @@ static int refuse(const ic_media_source *src, ic_error *e)
                         src->name);
 }
 
-int ic_media_file_open(ic_media_bytes *b, const ic_media_source *src, ic_error *e)
+/* The file behind a source's name, if it may be read. */
+static int open_file(const ic_media_source *src, int *fd_out, struct stat *st, ic_error *e)
 {
     char path[PATH_MAX], opened[PATH_MAX];
-    struct stat st;
     if (!src->name || src->name[0] != '/')
         return ic_error_set(e, IC_EINVAL, "a file on the server needs its absolute path, not '%s'",
                             src->name ? src->name : "");
@@ -92,18 +94,99 @@ int ic_media_file_open(ic_media_bytes *b, const ic_media_source *src, ic_error *
     int rc = IC_OK;
     if (!descriptor_path(fd, opened) || !lies_under_roots(opened, src))
         rc = refuse(src, e);
-    else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+    else if (fstat(fd, st) != 0 || !S_ISREG(st->st_mode))
         rc = ic_error_set(e, IC_EINVAL, "'%s' is not a regular file", src->name);
-    else if (st.st_size == 0)
+    else if (st->st_size == 0)
         rc = ic_error_set(e, IC_EFORMAT, "'%s' is empty", src->name);
     if (rc != IC_OK) {
         close(fd);
         return rc;
     }
+    *fd_out = fd;
+    return IC_OK;
+}
+
+int ic_media_file_open(ic_media_bytes *b, const ic_media_source *src, ic_error *e)
+{
+    int fd;
+    struct stat st;
+    int rc = open_file(src, &fd, &st, e);
+    if (rc)
+        return rc;
     b->read = file_read;
     b->seek = file_seek;
     b->close = file_close;
     b->size = st.st_size;
     b->user = (void *)(intptr_t)fd;
     return IC_OK;
+}
+
+static ic_media_file_info info_of(const struct stat *st)
+{
+    return (ic_media_file_info){.bytes = st->st_size,
+                                .mtime_us = (int64_t)st->st_mtim.tv_sec * 1000000
+                                            + st->st_mtim.tv_nsec / 1000};
+}
+
+int ic_media_file_look(const ic_media_source *src, ic_media_file_info *info, ic_error *e)
+{
+    int fd;
+    struct stat st;
+    int rc = open_file(src, &fd, &st, e);
+    if (rc)
+        return rc;
+    close(fd);
+    *info = info_of(&st);
+    return IC_OK;
+}
+
+/* A whole piece, or what is left of the file; negative: it cannot be read. */
+static ssize_t read_piece(int fd, uint8_t *into, size_t size)
+{
+    size_t got = 0;
+    while (got < size) {
+        ssize_t n = read(fd, into + got, size - got);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? n : (ssize_t)got;
+        got += (size_t)n;
+    }
+    return (ssize_t)got;
+}
+
+static int read_all(int fd, const ic_media_source *src, ic_media_piece_fn *fn, void *user,
+                    ic_error *e)
+{
+    enum { PIECE = 1 << 20 };
+    ssize_t n = 0;
+    int rc = IC_OK;
+    uint8_t *piece = ic_try_alloc(PIECE);
+    if (!piece)
+        return ic_error_set(e, IC_ENOMEM, "no memory to read '%s'", src->name);
+    while (!rc && (n = read_piece(fd, piece, PIECE)) > 0)
+        rc = fn(user, piece, (size_t)n);
+    ic_free(piece);
+    return rc      ? ic_error_set(e, rc, "'%s' was not read to its end", src->name)
+           : n < 0 ? ic_error_set(e, IC_EIO, "'%s' cannot be read: %s", src->name, strerror(errno))
+                   : IC_OK;
+}
+
+int ic_media_file_read(const ic_media_source *src, ic_media_file_info *info, ic_media_piece_fn *fn,
+                       void *user, ic_error *e)
+{
+    int fd;
+    struct stat st, after;
+    int rc = open_file(src, &fd, &st, e);
+    if (rc)
+        return rc;
+    *info = info_of(&st);
+    rc = read_all(fd, src, fn, user, e);
+    if (!rc && fstat(fd, &after) == 0) {
+        ic_media_file_info now = info_of(&after);
+        if (now.bytes != info->bytes || now.mtime_us != info->mtime_us)
+            rc = ic_error_set(e, IC_EMISMATCH, "'%s' changed while it was read", src->name);
+    }
+    close(fd);
+    return rc;
 }

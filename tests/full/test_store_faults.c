@@ -346,8 +346,9 @@ struct told {
     bool deleted;
 };
 
-/* The base from which each run starts: a session with 3 records and a checkpoint of 2 segments
- * that covers the first; a second session that is to be deleted. Kept as the files' bytes. */
+/* The base from which each run starts: a session with 3 records, two of them frames that are kept,
+ * and a checkpoint of 2 segments that covers the first; a second session that is to be deleted.
+ * Kept as the files' bytes. */
 static char victim[IC_STORE_ID_CHARS + 1];
 static uint8_t *base_bytes;
 static size_t base_size;
@@ -375,6 +376,20 @@ static int write_checkpoint(ic_store *s, int seed, int64_t seq, ic_error *e)
     return rc;
 }
 
+static int append_frame(ic_store *s, ic_store_hold hold, int64_t *number, ic_error *e)
+{
+    static const uint8_t pixels[40000];
+    ic_store_frame f = {.kind = 1,
+                        .time_us = 1,
+                        .media = 1,
+                        .hold = hold,
+                        .head = "abc",
+                        .head_bytes = 3,
+                        .bulk = pixels,
+                        .bulk_bytes = sizeof pixels};
+    return ic_store_frame_append(s, id, &f, number, e);
+}
+
 static void restore_base(void)
 {
     char name[320];
@@ -397,8 +412,9 @@ static void make_base(void)
     ic_assert_ok(ic_store_open(&s, &(ic_store_config){.path = path}, &e), &e);
     ic_assert_ok(ic_store_session_create(s, "local", "", 1, 1, "", 0, id, &e), &e);
     ic_assert_ok(ic_store_session_create(s, "local", "", 1, 1, "", 0, victim, &e), &e);
-    for (int i = 0; i < 3; i++)
-        ic_assert_ok(ic_store_journal_append(s, id, 1, 1, NULL, "abc", 3, NULL, &e), &e);
+    for (int i = 0; i < 2; i++)
+        ic_assert_ok(append_frame(s, IC_STORE_HOLD_KEEP, NULL, &e), &e);
+    ic_assert_ok(ic_store_journal_append(s, id, 1, 1, NULL, "abc", 3, NULL, &e), &e);
     ic_assert_ok(ic_store_journal_append(s, victim, 1, 1, NULL, bytes, sizeof bytes, NULL, &e), &e);
     ic_assert_ok(write_checkpoint(s, 1, 1, &e), &e);
     ic_assert_ok(ic_store_shrink(s, &e), &e);
@@ -411,7 +427,8 @@ static void make_base(void)
     fclose(f);
 }
 
-/* Opens, appends alone and in a batch, writes a checkpoint, deletes, shrinks, closes; goes on after
+/* Opens, appends alone and in a batch, frames too, writes a checkpoint, drops frames, deletes,
+ * shrinks, closes; goes on after
  * failures, as a server does. Returns whether everything succeeded. */
 static bool work(struct told *told)
 {
@@ -432,7 +449,8 @@ static bool work(struct told *told)
     int64_t last = told->journal;
     int rc = ic_store_batch_begin(s, &e);
     for (int i = 0; i < 4 && !rc; i++)
-        rc = ic_store_journal_append(s, id, 1, 1, NULL, "abc", 3, &last, &e);
+        rc = i % 2 ? append_frame(s, IC_STORE_HOLD_REPLAY, &last, &e)
+                   : ic_store_journal_append(s, id, 1, 1, NULL, "abc", 3, &last, &e);
     if (!rc)
         rc = ic_store_batch_commit(s, &e);
     ic_store_batch_rollback(s);
@@ -442,6 +460,9 @@ static bool work(struct told *told)
     rc = write_checkpoint(s, 5, 2, &e);
     if (!rc)
         told->checkpoint = 5;
+    all = all && !rc;
+    ic_store_dropped dropped;
+    rc = ic_store_frame_limit(s, id, 0, &dropped, &e);
     all = all && !rc;
     rc = ic_store_session_delete(s, victim, &e);
     told->deleted = rc == IC_OK;

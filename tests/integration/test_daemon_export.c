@@ -228,9 +228,10 @@ static void what_cannot_be_taken_is_refused(void **state)
     }
     refuse_bytes(t, bytes.data, bytes.size - 1, "CORRUPT", "cut");
     refuse_bytes(t, (const uint8_t *)"{\"a\": 1}", 8, "CORRUPT", "not an export");
+    uint8_t format = bytes.data[8];
     bytes.data[8] = 9;
     refuse_bytes(t, bytes.data, bytes.size, "VERSION", "newer");
-    bytes.data[8] = 1;
+    bytes.data[8] = format;
     assert_int_equal(session_count(t), 2);
     import_session(t, bytes.data, bytes.size, moved);
     import_session(t, bare.data, bare.size, moved);

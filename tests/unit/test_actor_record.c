@@ -294,9 +294,66 @@ static void heads_come_back(void **state)
     ic_buf_fini(&bytes);
 }
 
+/* Ensures that how a file was read comes back from the ledger, and that an entry that is cut or of
+ * a later version is refused. */
+static void readings_come_back(void **state)
+{
+    (void)state;
+    ic_error e = {0};
+    ic_buf bytes = {0};
+    ic_talk_reading back, r = {.source = "/films/one.mp4",
+                               .fps = 2.5,
+                               .from_us = 3000000,
+                               .to_us = -1,
+                               .max_frames = 70,
+                               .frame_tokens = 64,
+                               .image = true};
+    assert_int_equal(ic_talk_reading_encode(&r, &bytes), IC_OK);
+    ic_assert_ok(ic_talk_reading_decode(&back, bytes.data, bytes.size, &e), &e);
+    assert_string_equal(back.source, r.source);
+    assert_true(back.fps == r.fps && back.image);
+    assert_int_equal(back.from_us, r.from_us);
+    assert_int_equal(back.to_us, r.to_us);
+    assert_int_equal(back.max_frames, r.max_frames);
+    assert_int_equal(back.frame_tokens, r.frame_tokens);
+    ic_talk_reading_fini(&back);
+    for (size_t cut = 0; cut < bytes.size; cut++)
+        assert_true(ic_talk_reading_decode(&back, bytes.data, cut, &e) < 0);
+    bytes.data[0] = 99;
+    assert_int_equal(ic_talk_reading_decode(&back, bytes.data, bytes.size, &e), IC_EVERSION);
+    ic_buf_fini(&bytes);
+}
+
+/* Ensures that what stays of a frame when its pixels go is all but the pixels, and is read as a
+ * frame whose pixels are elsewhere. */
+static void heads_of_frames_stay(void **state)
+{
+    (void)state;
+    ic_error e = {0};
+    ic_buf bytes = {0};
+    ic_talk_record back, r = {.kind = IC_RECORD_FRAME,
+                              .grid = {.width = 32, .height = 16, .tokens_w = 2, .tokens_h = 1}};
+    r.frame = ic_frame_new(32, 16);
+    memset(r.frame->rgb, 7, r.frame->bytes);
+    r.frame->pts_us = 1500000;
+    size_t head = ic_talk_record_head_bytes(r.kind);
+    assert_int_equal(ic_talk_record_encode(&r, &bytes), IC_OK);
+    assert_int_equal(bytes.size, head + r.frame->bytes);
+    assert_memory_equal(bytes.data + head, r.frame->rgb, r.frame->bytes);
+    ic_assert_ok(ic_talk_record_decode(&back, IC_RECORD_FRAME, bytes.data, head, &e), &e);
+    assert_true(back.detached);
+    assert_int_equal(back.frame->pts_us, 1500000);
+    assert_int_equal(back.grid.width, 32);
+    ic_talk_record_fini(&back);
+    ic_talk_record_fini(&r);
+    ic_buf_fini(&bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(readings_come_back),
+        cmocka_unit_test(heads_of_frames_stay),
         cmocka_unit_test(records_come_back),
         cmocka_unit_test(large_frames_come_in_pieces),
         cmocka_unit_test(strange_records_are_refused),

@@ -17,7 +17,15 @@
 #define DAMAGE_DENSE 0
 #endif
 
-enum { RECORDS = 6, COVERED = 3, SEGMENTS = 2, SEGMENT_BYTES = 900, SAMPLES = 6, SHORT = 1 };
+enum {
+    FRAMES = 2, /* before the records, and behind them */
+    RECORDS = 6,
+    COVERED = 3,
+    SEGMENTS = 2,
+    SEGMENT_BYTES = 900,
+    SAMPLES = 6,
+    SHORT = 1
+};
 
 typedef struct subject {
     char id[IC_STORE_ID_CHARS + 1];
@@ -86,6 +94,27 @@ static void write_row(const subject *x, int i)
                  &e);
 }
 
+/* Numbers 1 and 2 of the journal, which the checkpoint covers, or those behind the records. */
+static void write_frames(const subject *x, int first, int64_t media, ic_store_hold hold)
+{
+    for (int i = first; i < first + FRAMES; i++) {
+        ic_error e = {0};
+        char text[64];
+        int64_t number = 0;
+        size_t size = text_of(x, "record", i, text);
+        ic_store_frame f = {.kind = 1,
+                            .time_us = i,
+                            .media = media,
+                            .hold = hold,
+                            .head = text,
+                            .head_bytes = size,
+                            .bulk = text,
+                            .bulk_bytes = size};
+        ic_assert_ok(ic_store_frame_append(store, x->id, &f, &number, &e), &e);
+        assert_int_equal(number, i + FRAMES);
+    }
+}
+
 static void write_subject(subject *x)
 {
     ic_error e = {0};
@@ -94,8 +123,10 @@ static void write_subject(subject *x)
     uint8_t bytes[SEGMENT_BYTES];
     ic_assert_ok(ic_store_session_create(store, "local", "title", 1, 1, "cfg", 3, x->id, &e), &e);
     ic_assert_ok(ic_store_batch_begin(store, &e), &e);
+    write_frames(x, 1 - FRAMES, 1, IC_STORE_HOLD_KEEP);
     for (int i = 1; i <= RECORDS; i++)
         write_row(x, i);
+    write_frames(x, RECORDS + 1, 2, IC_STORE_HOLD_REPLAY);
     ic_assert_ok(ic_store_batch_commit(store, &e), &e);
     ic_assert_ok(ic_store_checkpoint_begin(store, x->id, &w, &e), &e);
     for (int i = 0; i < SEGMENTS; i++) {
@@ -106,7 +137,7 @@ static void write_subject(subject *x)
                            .meaning_bytes = 7,
                            .numerics = "numerics",
                            .time_us = 7,
-                           .journal_seq = COVERED,
+                           .journal_seq = FRAMES + COVERED,
                            .live_bytes = 1800,
                            .state = "the state",
                            .state_bytes = 9,
@@ -152,16 +183,40 @@ static void expect_text(const subject *x, int64_t i, const void *bytes, size_t s
 typedef struct reading {
     const subject *of;
     int count;
+    bool events;
 } reading;
 
 static int take_record(void *arg, const ic_store_record *r)
 {
     reading *g = arg;
-    expect_text(g->of, r->number, r->bytes, r->size);
-    assert_int_equal(r->time_us, r->number);
+    int64_t i = g->events ? r->number : r->number - FRAMES;
+    expect_text(g->of, i, r->bytes, r->size);
+    if (r->bulk)
+        expect_text(g->of, i, r->bulk, r->bulk_size);
+    assert_int_equal(r->time_us, i);
     assert_int_equal(r->kind, 1);
     g->count++;
     return 0;
+}
+
+/* A damaged one is told, not refused; here that is a refusal. */
+static int take_frame(void *arg, const ic_store_frame *f)
+{
+    reading *g = arg;
+    if (f->damaged)
+        return IC_EFORMAT;
+    expect_text(g->of, f->number - FRAMES, f->head, f->head_bytes);
+    expect_text(g->of, f->number - FRAMES, f->bulk, f->bulk_bytes);
+    assert_int_equal(f->media, f->number <= FRAMES ? 1 : 2);
+    assert_int_equal(f->hold, f->number <= FRAMES ? IC_STORE_HOLD_KEEP : IC_STORE_HOLD_REPLAY);
+    g->count++;
+    return 0;
+}
+
+static int read_frames(const subject *x, reading *g, ic_error *e)
+{
+    int rc = ic_store_frame_read(store, x->id, 0, take_frame, g, e);
+    return rc == IC_EFORMAT ? ic_error_set(e, rc, "a frame of %s is damaged", x->id) : rc;
 }
 
 static int take_turn(void *arg, const ic_store_turn *t)
@@ -203,7 +258,7 @@ static int read_checkpoint(const subject *x, ic_error *e)
         return rc;
     const ic_store_manifest *m = ic_store_checkpoint_manifest(r);
     assert_int_equal(m->segment_count, SEGMENTS);
-    assert_int_equal(m->journal_seq, COVERED);
+    assert_int_equal(m->journal_seq, FRAMES + COVERED);
     assert_int_equal(m->live_bytes, 1800);
     assert_memory_equal(m->state, "the state", 9);
     for (int i = 0; i < SEGMENTS && !rc; i++) {
@@ -255,7 +310,8 @@ static int read_all(const subject *x, ic_error *e)
     ic_store_session session;
     ic_buf config = {0};
     uint32_t version = 0;
-    reading journal = {x, 0}, events = {x, 0}, turns = {x, 0}, media = {x, 0}, marks = {x, 0};
+    reading journal = {x, 0, false}, events = {x, 0, true}, turns = {x, 0, false};
+    reading media = {x, 0, false}, marks = {x, 0, false}, frames = {x, 0, false};
     int rc = ic_store_session_get(store, x->id, &session, e);
     if (!rc)
         rc = ic_store_session_config(store, x->id, &version, &config, e);
@@ -274,9 +330,12 @@ static int read_all(const subject *x, ic_error *e)
     if (!rc)
         rc = read_requests(x, e);
     if (!rc)
+        rc = read_frames(x, &frames, e);
+    if (!rc)
         rc = ic_store_mark_list(store, x->id, take_mark, &marks, e);
-    bool whole = marks.count == x->marks && journal.count == RECORDS - COVERED
-                 && events.count == RECORDS && turns.count == RECORDS && media.count == RECORDS;
+    bool whole = marks.count == x->marks && journal.count == RECORDS - COVERED + FRAMES
+                 && frames.count == 2 * FRAMES && events.count == RECORDS && turns.count == RECORDS
+                 && media.count == RECORDS;
     return rc || whole ? rc : SHORT;
 }
 
@@ -292,14 +351,22 @@ typedef struct table {
     } place[2]; /* one row of the victim */
 } table;
 
-/* Row 5 of 6: the checkpoint covers records 1 to 3; how long a log is, nothing but SQLite's own
- * structure says (docs/store-format.md, "Not covered"). */
+/* Row 5 of 6, number 7 of the journal: the checkpoint covers records 1 to 3, and two frames; how
+ * long a log is, nothing but SQLite's own structure says (docs/store-format.md, "Not covered"). */
 static const table tables[] = {
     {"session",
      "n id owner title created_us journal_base event_base checkpoint parent config_version "
      "config_sum config sum",
      {{"n", 1}}},
-    {"journal", "session number kind time_us key sum payload", {{"session", 1}, {"number", 5}}},
+    {"journal", "session number kind time_us key sum payload", {{"session", 1}, {"number", 7}}},
+    {"frame",
+     "reel number kind time_us sum head bulk_bytes bulk_sum bulk",
+     {{"reel", 1}, {"number", 2}}},
+    {"frame",
+     "reel number kind time_us sum head bulk_bytes bulk_sum bulk",
+     {{"reel", 2}, {"number", 9}}},
+    {"reel_use", "session first last reel media hold bytes sum", {{"session", 1}, {"reel", 1}}},
+    {"reel_use", "session first last reel media hold bytes sum", {{"session", 1}, {"reel", 2}}},
     {"event", "session number kind time_us sum payload", {{"session", 1}, {"number", 5}}},
     {"turn",
      "session number role time_us took_us tokens media parts_version sum text parts",

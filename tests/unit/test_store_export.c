@@ -259,6 +259,23 @@ static void test_round_trip(void **state)
     }
 }
 
+/* Ensures that a file of the former format, made by the build of then with what `fill` makes, comes
+ * in whole. */
+static void test_former_format(void **state)
+{
+    (void)state;
+    static uint8_t bytes[1 << 16];
+    FILE *f = fopen(IC_SOURCE_DIR "/tests/data/store/v1.export", "rb");
+    assert_non_null(f);
+    size_t size = fread(bytes, 1, sizeof bytes, f);
+    fclose(f);
+    assert_int_equal(bytes[8], 1);
+    ic_store *s = open_store("former");
+    ic_assert_ok(import_all(s, bytes, size, 1000, &e), &e);
+    see_all(s, true);
+    ic_store_close(&s);
+}
+
 static int leave_a_trace(ic_store *s, const char *copy_id, ic_error *why)
 {
     return ic_store_journal_append(s, copy_id, RECORDS + 1, 1, NULL, "0123456", 7, NULL, why);
@@ -388,10 +405,15 @@ static void test_wrong_records(void **state)
         {IC_EXPORT_SESSION, IC_EXPORT_SEGMENT, IC_EXPORT_END},
         {IC_EXPORT_SESSION, IC_EXPORT_CHECKPOINT, IC_EXPORT_CHECKPOINT, IC_EXPORT_END},
         {IC_EXPORT_SESSION, IC_EXPORT_CHECKPOINT, IC_EXPORT_SEGMENT, IC_EXPORT_END},
+        {IC_EXPORT_FRAME, IC_EXPORT_END},
+        {IC_EXPORT_SESSION, IC_EXPORT_FRAME, IC_EXPORT_MEDIA, IC_EXPORT_END},
+        {IC_EXPORT_SESSION, IC_EXPORT_SEGMENT, IC_EXPORT_FRAME, IC_EXPORT_CHECKPOINT,
+         IC_EXPORT_END},
     };
     ic_export_record r = {.turn = {.text = "t", .parts = ""},
                           .media = {.name = "", .notices = "", .times = ""},
                           .journal = {.bytes = ""},
+                          .frame = {.hold = IC_STORE_HOLD_KEEP, .head = "", .bulk = ""},
                           .manifest = {.meaning = "", .numerics = "", .state = ""},
                           .head = {.config = ""},
                           .bytes = "b",
@@ -439,10 +461,10 @@ static void test_refused_imports_leave_nothing(void **state)
         assert_int_equal(import_all(to, bytes.data, at, 700, &e), IC_EFORMAT);
         assert_non_null(strstr(e.text, "cut"));
     }
-    bytes.data[8] = 2;
+    bytes.data[8] = IC_STORE_EXPORT_FORMAT + 1;
     assert_int_equal(import_all(to, bytes.data, bytes.size, 700, &e), IC_EVERSION);
     assert_non_null(strstr(e.text, "newer"));
-    bytes.data[8] = 1;
+    bytes.data[8] = IC_STORE_EXPORT_FORMAT;
     bytes.data[0] = 'x';
     assert_int_equal(import_all(to, bytes.data, bytes.size, 700, &e), IC_EFORMAT);
     assert_non_null(strstr(e.text, "not an export"));
@@ -518,6 +540,7 @@ static int make_corpus(const char *folder)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_former_format),
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_moment_and_head),
         cmocka_unit_test(test_every_byte_counts),

@@ -15,7 +15,15 @@
 #include "base/ic_mem.h"
 #include "session_store/ic_store.h"
 
-enum { SEGMENTS = 3, SEGMENT_BYTES = 3000, TURNS = 4, RECORDS = 7, COVERED = 4, EVENTS = 5 };
+enum {
+    SEGMENTS = 3,
+    SEGMENT_BYTES = 3000,
+    TURNS = 4,
+    RECORDS = 7,
+    COVERED = 4,
+    EVENTS = 5,
+    FRAMES = 3 /* from format 4 on */
+};
 
 static ic_error e;
 
@@ -61,6 +69,22 @@ static void make_records(ic_store *s, const char *id)
                               .parts = "parts",
                               .parts_bytes = 5};
         ic_assert_ok(ic_store_turn_append(s, id, &turn, NULL, &e), &e);
+    }
+}
+
+/* They follow the records: one for a replay, then two that are kept. */
+static void make_frames(ic_store *s, const char *id)
+{
+    for (int i = 1; i <= FRAMES; i++) {
+        ic_store_frame f = {.kind = 70,
+                            .time_us = 600 + i,
+                            .media = 1,
+                            .hold = i == 1 ? IC_STORE_HOLD_REPLAY : IC_STORE_HOLD_KEEP,
+                            .head = "head",
+                            .head_bytes = 4,
+                            .bulk = pattern(60 + i, 2000),
+                            .bulk_bytes = 2000};
+        ic_assert_ok(ic_store_frame_append(s, id, &f, NULL, &e), &e);
     }
 }
 
@@ -130,6 +154,7 @@ static int make_fixture(const char *path)
     ic_assert_ok(ic_store_session_create(s, "local", "the parent", 1000, 1, "config", 6, id, &e),
                  &e);
     make_records(s, id);
+    make_frames(s, id);
     make_media(s, id);
     make_checkpoint(s, id);
     make_requests(s, id);
@@ -151,6 +176,12 @@ static int check_record(void *arg, const ic_store_record *r)
     char text[40];
     int size = snprintf(text, sizeof text, "record %d", (int)r->number);
     assert_int_equal(r->number, COVERED + ++*(int *)arg);
+    if (r->number > RECORDS) {
+        assert_int_equal(r->kind, 70);
+        assert_memory_equal(r->bytes, "head", r->size);
+        assert_memory_equal(r->bulk, pattern(60 + (int)r->number - RECORDS, 2000), r->bulk_size);
+        return 0;
+    }
     assert_int_equal(r->kind, r->number);
     assert_int_equal(r->size, size);
     assert_memory_equal(r->bytes, text, (size_t)size);
@@ -208,8 +239,22 @@ static void check_checkpoint(ic_store *s, const char *id)
     ic_store_checkpoint_close(&r);
 }
 
-static void check_session(ic_store *s, const ic_store_session *session)
+static int check_frame(void *arg, const ic_store_frame *f)
 {
+    int i = ++*(int *)arg;
+    assert_int_equal(f->number, RECORDS + i);
+    assert_int_equal(f->media, 1);
+    assert_int_equal(f->hold, i == 1 ? IC_STORE_HOLD_REPLAY : IC_STORE_HOLD_KEEP);
+    assert_int_equal(f->bulk_bytes, 2000);
+    assert_memory_equal(f->bulk, pattern(60 + i, 2000), 2000);
+    return 0;
+}
+
+static void check_session(ic_store *s, const ic_store_session *session, int made_as)
+{
+    int frames = 0, frames_then = made_as >= 4 ? FRAMES : 0;
+    ic_assert_ok(ic_store_frame_read(s, session->id, 0, check_frame, &frames, &e), &e);
+    assert_int_equal(frames, frames_then);
     int records = 0, turns = 0, medias = 0;
     uint32_t version;
     ic_buf bytes = {0};
@@ -219,7 +264,7 @@ static void check_session(ic_store *s, const ic_store_session *session)
     assert_memory_equal(bytes.data, "config", 6);
     assert_int_equal(session->counters.tokens, 99);
     ic_assert_ok(ic_store_journal_read(s, session->id, 0, check_record, &records, &e), &e);
-    assert_int_equal(records, RECORDS - COVERED);
+    assert_int_equal(records, RECORDS - COVERED + frames_then);
     ic_assert_ok(ic_store_turn_read(s, session->id, 1, check_turn, &turns, &e), &e);
     assert_int_equal(turns, TURNS);
     ic_assert_ok(ic_store_media_list(s, session->id, 0, check_media, &medias, &e), &e);
@@ -277,8 +322,8 @@ static void check_store(ic_store *s, int made_as)
     ic_assert_ok(ic_store_session_list(s, "local", note_session, &f, &e), &e);
     assert_int_equal(f.count, 2);
     assert_string_equal(f.fork.title, "the fork");
-    check_session(s, &f.parent);
-    check_session(s, &f.fork);
+    check_session(s, &f.parent, made_as);
+    check_session(s, &f.fork, made_as);
     ic_assert_ok(ic_store_event_read(s, f.parent.id, 0, check_event, &events, &e), &e);
     assert_int_equal(events, EVENTS);
     check_requests(s, f.parent.id);
