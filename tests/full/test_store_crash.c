@@ -212,7 +212,8 @@ static void check_store(const char *id, const struct acknowledged *told, struct 
     ic_store_close(&s);
 }
 
-/* Runs the workload for a random while, kills it, and returns the last thing it acknowledged. */
+/* Runs the workload for some steps and a random while, kills it, and returns the last thing it
+ * acknowledged. Steps are waited for, so that a slow machine gets as far as a quick one. */
 static struct acknowledged run_and_kill(const char *id, struct acknowledged told, int *steps)
 {
     int ends[2], status;
@@ -225,7 +226,11 @@ static struct acknowledged run_and_kill(const char *id, struct acknowledged told
         work(id, told, ends[1]);
     }
     close(ends[1]);
-    usleep(15000 + ic_test_draw(&random_state, 90000));
+    for (unsigned wanted = ic_test_draw(&random_state, 8); wanted > 0; wanted--, ++*steps) {
+        assert_int_equal(read(ends[0], &next, sizeof next), sizeof next);
+        told = next;
+    }
+    usleep(ic_test_draw(&random_state, 40000));
     kill(child, SIGKILL);
     waitpid(child, &status, 0);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
