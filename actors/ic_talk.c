@@ -1083,7 +1083,7 @@ static void fini(talk *t)
     talk_looks_drop(t);
     if (t->rm)
         free_request(&t->rm);
-    ic_buf_fini(&t->head.asks);
+    ic_talk_head_fini(&t->head);
     ic_free(t->segments);
     ic_talk_config_fini(&t->config);
     ic_mail_port *close = ic_mail_port_close_new(&t->store_reply);

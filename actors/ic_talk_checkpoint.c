@@ -28,7 +28,7 @@ bool talk_checkpoint_due(const talk *t)
 
 void talk_checkpoint_fini(talk *t)
 {
-    ic_buf_fini(&t->saved_head.asks);
+    ic_talk_head_fini(&t->saved_head);
     ic_buf_fini(&t->checkpoint_state);
     ic_free(t->fresh);
     t->fresh = NULL;

@@ -74,6 +74,7 @@ static int check_manifest(talk *t, ic_error *e)
 {
     const ic_store_manifest *m = &t->load->manifest;
     const ic_engine_info *info = ic_engine_info_of(t->limits->engine);
+    ic_talk_head_fini(&t->head); /* of a load that was given up */
     int rc = ic_talk_head_decode(&t->head, m->state, m->state_bytes, e);
     if (rc)
         return rc;
@@ -153,10 +154,12 @@ void talk_segment(talk *t, ic_job_segment *done)
 static void give_up_memory(talk *t, int rc, ic_error *e)
 {
     bool helps = rc == IC_EMISMATCH || rc == IC_EFORMAT || rc == IC_EVERSION;
-    if (t->rebuild && helps)
+    if (t->rebuild && helps) {
+        ic_talk_head_fini(&t->head);
         talk_rebuild_begin(t, e);
-    else
-        refuse(t, rc, e);
+        return;
+    }
+    refuse(t, rc, e);
 }
 
 void talk_loaded(talk *t, ic_job_load **done_p)
@@ -184,7 +187,7 @@ void talk_loaded(talk *t, ic_job_load **done_p)
             next_segment(t);
         return;
     }
-    t->head = (ic_talk_head){.turns = 0};
+    ic_talk_head_fini(&t->head);
     if (t->config.system)
         rc = ic_session_system(t->session, t->config.system, &e);
     if (rc)

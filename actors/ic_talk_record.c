@@ -361,6 +361,12 @@ static const size_t numbers[] = {
     offsetof(ic_talk_head, deduplicated),   offsetof(ic_talk_head, seen_at_end),
     offsetof(ic_talk_head, skipped_at_end), offsetof(ic_talk_head, deduplicated_at_end)};
 
+void ic_talk_head_fini(ic_talk_head *h)
+{
+    ic_buf_fini(&h->asks);
+    *h = (ic_talk_head){0};
+}
+
 int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out)
 {
     ic_buf_u8(out, HEAD_VERSION);
@@ -400,10 +406,13 @@ int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_erro
             rc = ic_session_held_load(&h->held, &c, e);
         get_reach(&c, &h->source);
     }
+    uint32_t count = 0;
+    const void *asks = rc ? NULL : ic_cursor_blob(&c, &count);
+    if (!rc)
+        rc = close_cursor(&c, "a checkpoint", e);
+    if (!rc)
+        rc = ic_buf_append(&h->asks, asks, count);
     if (rc)
-        return rc;
-    uint32_t count;
-    const void *asks = ic_cursor_blob(&c, &count);
-    rc = close_cursor(&c, "a checkpoint", e);
-    return rc ? rc : ic_buf_append(&h->asks, asks, count);
+        ic_talk_head_fini(h);
+    return rc;
 }

@@ -99,7 +99,9 @@ typedef struct ic_talk_head {
     ic_session_held held; /* what the session held then */
     ic_buf asks;          /* ASK records of questions that wait, each a blob; owned */
 } ic_talk_head;
+void ic_talk_head_fini(ic_talk_head *h);
 int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out);
+/* Takes the place of what *h was. Caller owns its contents; after a failure it is empty. */
 IC_MUST_CHECK int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_error *e);
 
 #endif

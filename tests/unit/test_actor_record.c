@@ -287,10 +287,10 @@ static void heads_come_back(void **state)
     assert_memory_equal(&back.config, &h.config, sizeof h.config);
     assert_int_equal(back.asks.size, h.asks.size);
     assert_memory_equal(back.asks.data, h.asks.data, h.asks.size);
-    ic_buf_fini(&back.asks);
+    ic_talk_head_fini(&back);
     for (size_t cut = 0; cut < bytes.size; cut++)
         assert_true(ic_talk_head_decode(&back, bytes.data, cut, &e) < 0);
-    ic_buf_fini(&h.asks);
+    ic_talk_head_fini(&h);
     ic_buf_fini(&bytes);
 }
 
