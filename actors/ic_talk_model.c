@@ -277,16 +277,25 @@ void talk_cancel_turn(talk *t)
     talk_send_input(t, &in);
 }
 
+enum { SUBSTITUTE = 0x1a }; /* Unicode's, for a character that cannot be shown */
+
 static void add_text(talk *t, talk_turn *turn, int32_t token, bool flush)
 {
     size_t bytes = 0;
     const char *piece = "";
     if (!flush)
         piece = ic_tokenizer_piece(ic_engine_tokenizer(t->limits->engine), token, &bytes);
-    if (ic_buf_reserve(&turn->answer, (piece ? bytes : 0) + 8))
+    if (ic_buf_reserve(&turn->answer, IC_UTF8_STREAM_ROOM(piece ? bytes : 0)))
         return;
+    size_t at = turn->answer.size;
     turn->answer.size += ic_utf8_stream_push(&turn->utf8, piece ? piece : "", piece ? bytes : 0,
-                                             flush, (char *)turn->answer.data + turn->answer.size);
+                                             flush, (char *)turn->answer.data + at);
+    /* A zero would end the text of the event that carries it: what of the answer is lost would
+     * depend on how many tokens that is. */
+    for (; at < turn->answer.size; at++) {
+        if (!turn->answer.data[at])
+            turn->answer.data[at] = SUBSTITUTE;
+    }
 }
 
 void talk_add_token(talk *t, talk_turn *turn, int32_t token)
