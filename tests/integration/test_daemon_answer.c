@@ -367,14 +367,31 @@ static void expect_cut(const daemon_process *d, talker *t, const char *id, const
     drop(&alone);
 }
 
-/* Forks of now, of a mark and of another fork, taken in the middle of an answer that a checkpoint
- * holds in its middle, through a crash: closed conversations. The answer itself runs on. */
+/* Out of the server and in again, by the client. */
+static void export_and_import(const daemon_process *d, const char *id, char out[64])
+{
+    char command[1200];
+    snprintf(command, sizeof command,
+             "%s/infchat --server %s export %s %s/answer.icx >&2 && %s/infchat --server %s import "
+             "%s/answer.icx",
+             IC_BINARY_DIR, d->endpoint, id, ic_test_dir(), IC_BINARY_DIR, d->endpoint,
+             ic_test_dir());
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%63s", out), 1);
+    assert_int_equal(pclose(f), 0);
+    assert_string_not_equal(out, id);
+}
+
+/* Forks of now, of a mark and of another fork, and an export that is taken in again, all in the
+ * middle of an answer that a checkpoint holds in its middle, through a crash: closed conversations.
+ * The answer itself runs on. */
 static void copies_of_it_are_closed(void **state)
 {
     (void)state;
     static const way w = {"streaming", false};
     daemon_process d;
-    char id[64], forks[3][64];
+    char id[64], copies[4][64];
     ic_wire_msg m, reply;
     prepare(&d, "copies");
     start_daemon(&d, endless_model(), settings);
@@ -388,19 +405,20 @@ static void copies_of_it_are_closed(void **state)
     ic_wire_msg_fini(&reply);
     await_stored(t, &d, id, 200);
     read_on(t, id, 2);
-    fork_session(t, id, NULL, forks[0]);
+    fork_session(t, id, NULL, copies[0]);
     ic_wire_msg_init(&m, IC_WIRE_MARK);
     ic_wire_put(&m.mark, mark, session, id);
     ic_wire_put(&m.mark, mark, name, "here");
     must(t, &m, &reply);
     ic_wire_msg_fini(&reply);
-    fork_session(t, id, "here", forks[1]);
-    fork_session(t, forks[0], NULL, forks[2]);
+    fork_session(t, id, "here", copies[1]);
+    fork_session(t, copies[0], NULL, copies[2]);
+    export_and_import(&d, id, copies[3]);
     answer a = read_answer(t, id, turn);
     expect_same(&expected.a, &a);
     kill_and_restart(&d, &t);
-    for (int i = 0; i < 3; i++)
-        expect_cut(&d, t, forks[i], &w, &expected);
+    for (int i = 0; i < 4; i++)
+        expect_cut(&d, t, copies[i], &w, &expected);
     free(a.text);
     drop(&expected);
     disconnect_talker(&t);
