@@ -360,7 +360,6 @@ static void fill_memory(const ic_session_held *h, ic_wire_memory_info *i,
 static bool find_memory(const ic_job_desk *d, ic_talk_head *head, ic_session_held *held)
 {
     ic_error e = {0};
-    *head = (ic_talk_head){0};
     if (d->held)
         *held = *d->held;
     else if (!d->head.size || ic_talk_head_decode(head, d->head.data, d->head.size, &e))
@@ -395,7 +394,7 @@ static void answer_show(router *r, ic_job_desk *d)
     ic_wire_memory_bin bins[IC_HELD_BINS] = {0};
     ic_wire_memory_info memory;
     ic_session_held held;
-    ic_talk_head head;
+    ic_talk_head head = {0};
     if (ic_wire_get(&d->request->msg.show, show, memory, false) && find_memory(d, &head, &held)) {
         fill_memory(&held, &memory, spans, bins);
         if (!d->held) {
@@ -403,8 +402,8 @@ static void answer_show(router *r, ic_job_desk *d)
             ic_wire_put(&memory, memory_info, time_us, d->head_us);
         }
         ic_wire_put(&m.ok, ok, memory, memory);
-        ic_buf_fini(&head.asks);
     }
+    ic_talk_head_fini(&head);
     ic_wire_put(&m.ok, ok, session, d->sessions[0].id);
     ic_wire_put(&m.ok, ok, state, info.state);
     ic_wire_put(&m.ok, ok, info, info);

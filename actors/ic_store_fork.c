@@ -1,5 +1,6 @@
 /* Marks and forks: the store copies a session as it stands, whatever it is doing; here the copy is
- * freed of what was in flight. The session itself is not asked and not disturbed. */
+ * freed of what was in flight, or, as far as its checkpoint holds that, it is closed. The session
+ * itself is not asked and not disturbed. */
 #include <string.h>
 #include <sys/random.h>
 
@@ -48,12 +49,61 @@ static int note_turn(void *arg, const ic_store_turn *row)
     return 0;
 }
 
-static int drop_open_turns(ic_store *s, const char *id, ic_error *e)
+/* The head of the session's checkpoint. A damaged one is told of when the session is loaded: here
+ * it is as good as none. */
+static int read_head(ic_store *s, const char *id, ic_talk_head *h, ic_error *e)
+{
+    ic_store_reader *reader = NULL;
+    *h = (ic_talk_head){0};
+    int rc = ic_store_checkpoint_open(s, id, &reader, e);
+    if (rc == IC_OK) {
+        const ic_store_manifest *m = ic_store_checkpoint_manifest(reader);
+        rc = ic_talk_head_decode(h, m->state, m->state_bytes, e);
+        ic_store_checkpoint_close(&reader);
+    }
+    return rc == IC_ENOTFOUND || rc == IC_EFORMAT || rc == IC_EVERSION ? IC_OK : rc;
+}
+
+/* An answer that the checkpoint holds in its middle cannot be taken out of it: the copy has it as
+ * far as it is there, as if it had been cancelled at that token. */
+static int close_answer(ic_store *s, const char *id, ic_talk_answer *a, ic_error *e)
+{
+    ic_buf parts = {0};
+    ic_store_turn row = {.time_us = ic_clock_wall_us(),
+                         .role = IC_STORE_ASSISTANT,
+                         .tokens = a->tokens,
+                         .parts_version = IC_TURN_PARTS_VERSION};
+    int rc = ic_buf_reserve(&a->text, IC_UTF8_STREAM_ROOM(0));
+    if (rc == IC_OK)
+        a->text.size +=
+            ic_utf8_stream_push(&a->held, "", 0, true, (char *)a->text.data + a->text.size);
+    ic_buf_u64(&parts, a->turn);
+    ic_buf_u32(&parts, IC_WIRE_FINISH_CANCEL);
+    rc = rc ? rc : parts.status;
+    row.text = (const char *)a->text.data;
+    row.text_bytes = a->text.size;
+    row.parts = parts.data;
+    row.parts_bytes = parts.size;
+    rc = rc ? ic_error_set(e, rc, "no memory to copy an answer")
+            : ic_store_turn_append(s, id, &row, NULL, e);
+    ic_buf_fini(&parts);
+    return rc;
+}
+
+static int settle_open_turns(ic_store *s, const char *id, ic_error *e)
 {
     open_turns o = {.items = NULL};
-    int rc = ic_store_turn_read(s, id, 1, note_turn, &o, e);
-    for (int i = 0; i < o.count && rc == IC_OK; i++)
-        rc = ic_store_turn_remove(s, id, o.items[i].row, e);
+    ic_talk_head head;
+    int rc = read_head(s, id, &head, e);
+    if (rc == IC_OK)
+        rc = ic_store_turn_read(s, id, 1, note_turn, &o, e);
+    for (int i = 0; i < o.count && rc == IC_OK; i++) {
+        if (o.items[i].number == head.answer.turn)
+            rc = close_answer(s, id, &head.answer, e);
+        else
+            rc = ic_store_turn_remove(s, id, o.items[i].row, e);
+    }
+    ic_talk_head_fini(&head);
     ic_free(o.items);
     return rc;
 }
@@ -67,7 +117,7 @@ int ic_desk_settle_copy(ic_store *s, const char *id, ic_error *e)
         rc = ic_store_journal_append(s, id, (uint32_t)r.kind, ic_clock_wall_us(), NULL, bytes.data,
                                      bytes.size, NULL, e);
     ic_buf_fini(&bytes);
-    return rc ? rc : drop_open_turns(s, id, e);
+    return rc ? rc : settle_open_turns(s, id, e);
 }
 
 /* --- marks -------------------------------------------------------------------------------------

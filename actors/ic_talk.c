@@ -290,6 +290,7 @@ static bool keep_resident(talk *t)
 static void advance_stop(talk *t)
 {
     bool keep = t->why != TALK_WHY_FAIL && t->why != TALK_WHY_RM && !t->unfinished;
+    talk_checkpoint_advance(t);
     talk_source_drop_frames(t);
     if (t->why == TALK_WHY_ASKED || t->why == TALK_WHY_RM)
         cancel_all(t);
@@ -299,7 +300,7 @@ static void advance_stop(talk *t)
     end_source(t, keep);
     if (t->source)
         return;
-    if (keep && t->turn && t->lease == TALK_LEASE_HOME && !t->checkpointing)
+    if (keep && t->turn && t->lease == TALK_LEASE_HOME && talk_checkpoint_spares(t))
         talk_lease_out(t);
     if (keep && t->replay_answers)
         return;
@@ -881,6 +882,8 @@ static void take_returned(talk *t, const ic_mail_lease *m)
 {
     t->session = m->session;
     t->lease = TALK_LEASE_HOME;
+    t->home_us = ic_clock_mono_us();
+    talk_checkpoint_mark(t);
     ic_session_stats_of(t->session, &t->stats);
     t->model_busy = ic_session_is_ready(t->session);
 }
@@ -999,20 +1002,21 @@ static bool replay_is_in(const talk *t)
 static void advance_live(talk *t)
 {
     int64_t now = ic_clock_mono_us();
-    if (t->lease == TALK_LEASE_HOME && !t->checkpointing && !t->home_wanted)
+    if (t->home_wanted && t->lease == TALK_LEASE_HOME && talk_is_written(t) && !t->checkpointing) {
+        t->home_wanted = false;
+        if (talk_checkpoint_fits(t))
+            talk_checkpoint_begin(t);
+    }
+    talk_checkpoint_advance(t);
+    if (t->lease == TALK_LEASE_HOME && !t->home_wanted && talk_checkpoint_spares(t))
         talk_lease_out(t);
     /* Before the next question begins, which may be there already. */
     if (talk_checkpoint_due(t) || (t->rebuilding && !t->checkpointing && !t->checkpoint_error.code))
         t->home_wanted = true;
     talk_pump(t);
     talk_source_tick(t);
-    if (t->home_wanted && t->lease == TALK_LEASE_OUT && !t->model_busy)
+    if (t->home_wanted && t->lease == TALK_LEASE_OUT && (t->turn || !t->model_busy))
         talk_recall(t);
-    if (t->home_wanted && t->lease == TALK_LEASE_HOME && talk_is_written(t) && !t->checkpointing) {
-        t->home_wanted = false;
-        if (!ic_session_is_ready(t->session))
-            talk_checkpoint_begin(t);
-    }
     bool idle = !t->turn && !t->line && !t->source && talk_is_written(t) && !t->checkpointing;
     if (idle && now - t->spoken_us > t->limits->idle_us)
         talk_begin_stop(t, TALK_WHY_IDLE);
@@ -1115,7 +1119,7 @@ static void fini(talk *t)
     talk_looks_drop(t);
     if (t->rm)
         free_request(&t->rm);
-    ic_buf_fini(&t->head.asks);
+    ic_talk_head_fini(&t->head);
     ic_free(t->segments);
     ic_talk_config_fini(&t->config);
     ic_mail_port *close = ic_mail_port_close_new(&t->store_reply);

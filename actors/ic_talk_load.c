@@ -74,6 +74,7 @@ static int check_manifest(talk *t, ic_error *e)
 {
     const ic_store_manifest *m = &t->load->manifest;
     const ic_engine_info *info = ic_engine_info_of(t->limits->engine);
+    ic_talk_head_fini(&t->head); /* of a load that was given up */
     int rc = ic_talk_head_decode(&t->head, m->state, m->state_bytes, e);
     if (rc)
         return rc;
@@ -153,10 +154,12 @@ void talk_segment(talk *t, ic_job_segment *done)
 static void give_up_memory(talk *t, int rc, ic_error *e)
 {
     bool helps = rc == IC_EMISMATCH || rc == IC_EFORMAT || rc == IC_EVERSION;
-    if (t->rebuild && helps)
+    if (t->rebuild && helps) {
+        ic_talk_head_fini(&t->head);
         talk_rebuild_begin(t, e);
-    else
-        refuse(t, rc, e);
+        return;
+    }
+    refuse(t, rc, e);
 }
 
 void talk_loaded(talk *t, ic_job_load **done_p)
@@ -184,7 +187,7 @@ void talk_loaded(talk *t, ic_job_load **done_p)
             next_segment(t);
         return;
     }
-    t->head = (ic_talk_head){.turns = 0};
+    ic_talk_head_fini(&t->head);
     if (t->config.system)
         rc = ic_session_system(t->session, t->config.system, &e);
     if (rc)
@@ -207,6 +210,7 @@ void talk_opened(talk *t, ic_mail_lease *m)
     t->seat = m->seat;
     t->session = m->session;
     t->lease = TALK_LEASE_HOME;
+    t->rows_given = false;
     t->phase = TALK_LOADING;
     t->restore_began_us = ic_clock_mono_us();
     t->restore_bytes = 0;
@@ -223,6 +227,7 @@ typedef struct replay {
     talk_turn *asked[64]; /* admitted and not begun, in order */
     int count;
     talk_turn *now; /* begun and not ended */
+    uint64_t held;  /* the answer whose middle the checkpoint holds; 0: none */
     ic_buf pixels;  /* of a frame to come */
 } replay;
 
@@ -293,6 +298,10 @@ static int replay_end(replay *r, const ic_talk_record *rec)
 {
     if (rec->kind == IC_RECORD_END)
         replay_told(&r->t->head, &rec->told);
+    if (r->held && r->held == rec->turn) {
+        r->t->head.seen_at_end = r->t->head.seen;
+        return IC_OK;
+    }
     if (r->now && r->now->number == rec->turn) {
         if (rec->finish != IC_FINISH_ERROR || r->now->count)
             send_ask(r, true);
@@ -374,6 +383,8 @@ static int replay_record(replay *r, ic_talk_record *rec)
             r->now = take_asked(r, rec->turn);
         return r->now ? IC_OK : IC_EFORMAT;
     case IC_RECORD_TOKENS:
+        if (r->held && r->held == rec->turn)
+            return IC_OK;
         for (int i = 0; r->now && i < rec->count; i++)
             talk_add_token(t, r->now, rec->tokens[i]);
         return r->now ? IC_OK : IC_EFORMAT;
@@ -403,7 +414,12 @@ static void take_up(replay *r)
     talk *t = r->t;
     if (r->now) {
         talk_turn *turn = r->now;
-        send_ask(r, false);
+        if (turn->number == r->held)
+            ic_log_info("session",
+                        "%.8s: answer %llu goes on at %d tokens, from the checkpoint's %d", t->id,
+                        (unsigned long long)turn->number, turn->count, turn->stored);
+        else
+            send_ask(r, false);
         turn->replayed = turn->written = turn->count;
         turn->told = turn->answer.size;
         t->turn = turn;
@@ -439,12 +455,72 @@ static int replay_waiting(replay *r, ic_error *e)
     return rc;
 }
 
+/* What the journal behind the checkpoint says of the answer that it holds: its tokens; and whether
+ * it has ended there (1), or the session is a copy, which has it up to the checkpoint (2). */
+static int read_answer(replay *r, int *over, ic_error *e)
+{
+    const ic_job_load *load = r->t->load;
+    int rc = IC_OK;
+    *over = 0;
+    for (int i = 0; rc == IC_OK && !*over && i < load->count; i++) {
+        ic_talk_record rec;
+        const ic_journal_record *raw = &load->records[i];
+        if (raw->kind == IC_RECORD_FRAME || raw->kind == IC_RECORD_IMAGE)
+            continue;
+        rc = ic_talk_record_decode(&rec, raw->kind, raw->bytes.data, raw->bytes.size, e);
+        if (rc)
+            break;
+        bool own = rec.turn == r->held;
+        for (int n = 0; own && rec.kind == IC_RECORD_TOKENS && n < rec.count; n++)
+            talk_add_token(r->t, r->now, rec.tokens[n]);
+        if (own && (rec.kind == IC_RECORD_END || rec.kind == IC_RECORD_END_V1))
+            *over = 1;
+        if (rec.kind == IC_RECORD_FORK)
+            *over = 2;
+        ic_talk_record_fini(&rec);
+    }
+    return rc;
+}
+
+/* Before the lease goes out: the model would go on with the answer at once. */
+static int force_answer(replay *r, ic_error *e)
+{
+    talk *t = r->t;
+    int over, rc = read_answer(r, &over, e);
+    int count = r->now->count - r->now->stored;
+    if (rc == IC_OK && over < 2 && count)
+        rc = ic_session_force(t->session, r->now->tokens, count, e);
+    if (rc || !over)
+        return rc;
+    t->replay_answers++;
+    talk_turn_free(&r->now);
+    return ic_session_cancel(t->session);
+}
+
+/* The answer that was going on when the checkpoint was taken. */
+static int replay_answer(replay *r, ic_error *e)
+{
+    talk *t = r->t;
+    ic_talk_answer *a = &t->head.answer;
+    bool going_on = a->turn != 0;
+    if (t->stats.answering != going_on
+        || (going_on && (uint32_t)t->stats.answer_tokens != a->tokens))
+        return ic_error_set(e, IC_EFORMAT, "the checkpoint's answer is not that of its state");
+    if (!going_on)
+        return IC_OK;
+    r->held = a->turn;
+    r->now = talk_answer_load(a);
+    return force_answer(r, e);
+}
+
 static void begin_replay(talk *t)
 {
     replay r = {.t = t};
     ic_error e = {0};
-    int rc = replay_waiting(&r, &e);
     ic_session_stats_of(t->session, &t->stats);
+    int rc = replay_answer(&r, &e);
+    if (rc == IC_OK)
+        rc = replay_waiting(&r, &e);
     t->tokens_loaded = t->stats.tokens;
     t->frames_sent = t->stats.frames;
     t->model_busy = ic_session_is_ready(t->session);

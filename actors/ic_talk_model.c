@@ -136,6 +136,9 @@ talk_turn *talk_line_take(talk *t, uint64_t number)
 void talk_lease_out(talk *t)
 {
     IC_ASSERT(t->lease == TALK_LEASE_HOME);
+    int64_t pause_us = ic_clock_mono_us() - t->home_us;
+    if (t->checkpoint_passing && pause_us > t->checkpoint_pause_us)
+        t->checkpoint_pause_us = pause_us;
     ic_mail_lease *m = ic_mail_lease_new(IC_MAIL_LEASE, t->seat, t->session);
     t->session = NULL;
     t->lease = TALK_LEASE_OUT;
@@ -249,7 +252,7 @@ static bool may_pump(const talk *t, const talk_item *item)
 void talk_pump(talk *t)
 {
     while (t->line && t->lease == TALK_LEASE_OUT && !talk_is_answering(t) && !t->home_wanted
-           && may_pump(t, t->line)) {
+           && !t->checkpointing && may_pump(t, t->line)) {
         talk_item *item = unlink_item(t, NULL, t->line);
         if (item->type == TALK_ITEM_FRAME)
             pump_frame(t, item);
@@ -278,26 +281,63 @@ void talk_cancel_turn(talk *t)
     talk_send_input(t, &in);
 }
 
+enum { SUBSTITUTE = 0x1a }; /* Unicode's, for a character that cannot be shown */
+
 static void add_text(talk *t, talk_turn *turn, int32_t token, bool flush)
 {
     size_t bytes = 0;
     const char *piece = "";
     if (!flush)
         piece = ic_tokenizer_piece(ic_engine_tokenizer(t->limits->engine), token, &bytes);
-    if (ic_buf_reserve(&turn->answer, (piece ? bytes : 0) + 8))
+    if (ic_buf_reserve(&turn->answer, IC_UTF8_STREAM_ROOM(piece ? bytes : 0)))
         return;
+    size_t at = turn->answer.size;
     turn->answer.size += ic_utf8_stream_push(&turn->utf8, piece ? piece : "", piece ? bytes : 0,
-                                             flush, (char *)turn->answer.data + turn->answer.size);
+                                             flush, (char *)turn->answer.data + at);
+    /* A zero would end the text of the event that carries it: what of the answer is lost would
+     * depend on how many tokens that is. */
+    for (; at < turn->answer.size; at++) {
+        if (!turn->answer.data[at])
+            turn->answer.data[at] = SUBSTITUTE;
+    }
 }
 
 void talk_add_token(talk *t, talk_turn *turn, int32_t token)
 {
-    if (turn->count == turn->capacity) {
+    int at = turn->count - turn->stored;
+    if (at == turn->capacity) {
         turn->capacity = turn->capacity ? 2 * turn->capacity : 64;
         turn->tokens = ic_realloc(turn->tokens, (size_t)turn->capacity * sizeof *turn->tokens);
     }
-    turn->tokens[turn->count++] = token;
+    turn->tokens[at] = token;
+    turn->count++;
     add_text(t, turn, token, false);
+}
+
+/* Everything shown is journalled and told by now. Its question is in the engine's state. */
+void talk_answer_save(const talk_turn *turn, ic_talk_answer *out)
+{
+    IC_ASSERT(turn->written == turn->count && turn->told == turn->answer.size);
+    out->turn = turn->number;
+    memcpy(out->key, turn->key.bytes, sizeof out->key);
+    out->sampling = turn->sampling;
+    out->tokens = (uint32_t)turn->count;
+    out->held = turn->utf8;
+    ic_buf_append(&out->text, turn->answer.data, turn->answer.size);
+}
+
+talk_turn *talk_answer_load(ic_talk_answer *a)
+{
+    talk_turn *turn = ic_alloc(sizeof *turn);
+    turn->number = a->turn;
+    memcpy(turn->key.bytes, a->key, sizeof turn->key.bytes);
+    turn->has_key = turn->admitted = true;
+    turn->sampling = a->sampling;
+    turn->count = turn->stored = (int)a->tokens;
+    turn->utf8 = a->held;
+    turn->answer = a->text;
+    *a = (ic_talk_answer){0};
+    return turn;
 }
 
 /* Text that no event has carried yet, cut to whole characters and an event's size. Caller owns;
@@ -323,7 +363,7 @@ static void record_tokens(talk *t, talk_unit *u, talk_turn *turn)
         return;
     ic_talk_record r = {.kind = IC_RECORD_TOKENS,
                         .turn = turn->number,
-                        .tokens = turn->tokens + turn->written,
+                        .tokens = turn->tokens + (turn->written - turn->stored),
                         .count = turn->count - turn->written};
     talk_unit_record(t, u, &r, NULL);
     turn->written = turn->count;

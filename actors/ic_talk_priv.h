@@ -66,8 +66,10 @@ typedef struct talk_turn {
     int64_t arrived_wall_us, first_event;
     bool admitted; /* durable */
     bool cancelled;
-    int32_t *tokens; /* shown */
-    int count, capacity;
+    int32_t *tokens; /* shown, but for those that the checkpoint holds */
+    int capacity;
+    int count;    /* shown, */
+    int stored;   /* of these, in the checkpoint that this process began with */
     int replayed; /* of these, shown before this process: not written again */
     int written;  /* of these, journalled */
     ic_utf8_stream utf8;
@@ -207,7 +209,7 @@ typedef struct talk {
     ic_session *session; /* while the lease is at home */
     ic_session_stats stats;
     bool model_busy;  /* the last progress said that there is more to do */
-    bool home_wanted; /* for a checkpoint */
+    bool home_wanted; /* for a checkpoint to begin */
     bool exact;
     uint64_t recomputed;  /* tokens, by the resume */
     int text, vision;     /* tokens held when it was last counted */
@@ -248,18 +250,25 @@ typedef struct talk {
     /* checkpoint in progress */
     bool checkpointing;
     bool checkpoint_all;
+    bool checkpoint_passing; /* began in mid-answer: the lease goes out between its pieces */
+    bool checkpoint_takes;   /* waits for the cache, to take more out of it; no job is on its way */
     ic_store_writer *writer;
-    uint64_t cursor;
     bool rows_left;
-    size_t state_at; /* bytes of the state that are written */
-    ic_buf checkpoint_state;
+    ic_buf checkpoint_rows;     /* taken out of the cache and not sent */
+    size_t state_at;            /* bytes of the state that are written */
+    ic_buf checkpoint_state;    /* empty: not taken yet */
+    bool rows_given;            /* stored, and the cache, which was out, has not been told yet */
     ic_store_segment *segments; /* of the present checkpoint: rows only */
     int segment_count;
     ic_store_segment *fresh; /* of the one in progress, state and rows */
     int fresh_count;
-    int64_t checkpoint_journal;
+    int64_t checkpoint_journal; /* these as they were with the state: */
+    uint64_t checkpoint_journal_bytes, checkpoint_live;
+    int64_t checkpoint_replay_us;
     int64_t checkpoint_after_us; /* not before that */
     int64_t checkpoint_began_us, restore_began_us;
+    int64_t home_us;             /* when the lease came home */
+    int64_t checkpoint_pause_us; /* the longest that it stayed there for it */
     uint64_t restore_bytes;
     bool restoring;         /* something was stored */
     bool rebuild;           /* a client wishes the memory made again, where it cannot be had */
@@ -346,6 +355,8 @@ uint64_t talk_frames_ahead(const talk *t); /* in the model, not computed yet */
 void talk_end_frames(talk *t); /* half a pair is completed; a source that has ended is told */
 void talk_tell_tokens(talk *t);
 void talk_add_token(talk *t, talk_turn *turn, int32_t token);
+void talk_answer_save(const talk_turn *turn, ic_talk_answer *out); /* out: empty */
+talk_turn *talk_answer_load(ic_talk_answer *a);                    /* empties a; Caller owns */
 void talk_progress(talk *t, const ic_mail_progress *p);
 void talk_send_input(talk *t, ic_mail_input **in_p);
 void talk_cancel_turn(talk *t);
@@ -382,7 +393,11 @@ void talk_reread_mail(talk *t, ic_mail **m_p); /* Takes */
 /* ic_talk_checkpoint.c */
 void talk_count_cost(ic_talk_cost *cost, int64_t began_us, uint64_t bytes);
 bool talk_checkpoint_due(const talk *t);
+bool talk_checkpoint_fits(const talk *t); /* the lease at home: whether one may begin */
 void talk_checkpoint_begin(talk *t);
+void talk_checkpoint_advance(talk *t);      /* takes more out of the cache, once that is at home */
+void talk_checkpoint_mark(talk *t);         /* the lease at home: rows that were stored meanwhile */
+bool talk_checkpoint_spares(const talk *t); /* the lease is not kept at home for it */
 void talk_checkpoint_done(talk *t, ic_job_checkpoint *done);
 void talk_checkpoint_fini(talk *t);
 

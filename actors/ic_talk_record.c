@@ -9,8 +9,9 @@ enum {
     VERSION = 1,        /* of journal records */
     CONFIG_VERSION = 2, /* version 1 left the settings of the cache's policy to the policy */
     READING_VERSION = 1,
-    HEAD_VERSION = 3 /* version 1 did not say what the session was made with, version 2 not what
-                        it held and how far an open source had come */
+    HEAD_VERSION = 4    /* version 1 did not say what the session was made with, version 2 not what
+                           it held and how far an open source had come, version 3 knew no answer in
+                           its middle */
 };
 
 static void put_text(ic_buf *out, const char *text)
@@ -413,6 +414,44 @@ static const size_t numbers[] = {
     offsetof(ic_talk_head, deduplicated),   offsetof(ic_talk_head, seen_at_end),
     offsetof(ic_talk_head, skipped_at_end), offsetof(ic_talk_head, deduplicated_at_end)};
 
+static void put_answer(ic_buf *out, const ic_talk_answer *a)
+{
+    ic_buf_u64(out, a->turn);
+    if (!a->turn)
+        return;
+    ic_buf_append(out, a->key, sizeof a->key);
+    put_sampling(out, &a->sampling);
+    ic_buf_u32(out, a->tokens);
+    ic_buf_blob(out, a->held.held, (uint32_t)a->held.count);
+    ic_buf_blob(out, a->text.data, (uint32_t)a->text.size);
+}
+
+static int get_answer(ic_cursor *c, ic_talk_answer *a, ic_error *e)
+{
+    enum { HELD_MAX = 3 }; /* bytes of a character that lacks one */
+    uint32_t held = 0, count = 0;
+    a->turn = ic_cursor_u64(c);
+    if (!a->turn)
+        return IC_OK;
+    const void *key = ic_cursor_bytes(c, sizeof a->key);
+    get_sampling(c, &a->sampling);
+    a->tokens = ic_cursor_u32(c);
+    const void *bytes = ic_cursor_blob(c, &held), *text = ic_cursor_blob(c, &count);
+    if (c->status || a->tokens > INT32_MAX || held > HELD_MAX)
+        return ic_error_set(e, IC_EFORMAT, "a checkpoint's answer is damaged");
+    memcpy(a->key, key, sizeof a->key);
+    memcpy(a->held.held, bytes, held);
+    a->held.count = (int)held;
+    return ic_buf_append(&a->text, text, count);
+}
+
+void ic_talk_head_fini(ic_talk_head *h)
+{
+    ic_buf_fini(&h->answer.text);
+    ic_buf_fini(&h->asks);
+    *h = (ic_talk_head){0};
+}
+
 int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out)
 {
     ic_buf_u8(out, HEAD_VERSION);
@@ -426,6 +465,7 @@ int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out)
     if (h->has_held)
         ic_session_held_save(&h->held, out);
     put_reach(out, &h->source);
+    put_answer(out, &h->answer);
     ic_buf_blob(out, h->asks.data, (uint32_t)h->asks.size);
     return out->status;
 }
@@ -452,10 +492,15 @@ int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_erro
             rc = ic_session_held_load(&h->held, &c, e);
         get_reach(&c, &h->source);
     }
+    if (!rc && version > 3)
+        rc = get_answer(&c, &h->answer, e);
+    uint32_t count = 0;
+    const void *asks = rc ? NULL : ic_cursor_blob(&c, &count);
+    if (!rc)
+        rc = close_cursor(&c, "a checkpoint", e);
+    if (!rc)
+        rc = ic_buf_append(&h->asks, asks, count);
     if (rc)
-        return rc;
-    uint32_t count;
-    const void *asks = ic_cursor_blob(&c, &count);
-    rc = close_cursor(&c, "a checkpoint", e);
-    return rc ? rc : ic_buf_append(&h->asks, asks, count);
+        ic_talk_head_fini(h);
+    return rc;
 }

@@ -8,6 +8,7 @@
 #include "base/ic_buf.h"
 #include "base/ic_frame.h"
 #include "engine/ic_session_held.h"
+#include "engine/ic_tokenizer.h"
 
 /* --- configuration: fixed when the session is made ---------------------------------------------
  */
@@ -101,6 +102,17 @@ IC_MUST_CHECK int ic_talk_reading_decode(ic_talk_reading *r, const void *bytes, 
 /* --- the head of a checkpoint ------------------------------------------------------------------
  */
 
+/* An answer in its middle: what the session actor knows of it beside the engine's state. All of it
+ * is in the journal and in events already. */
+typedef struct ic_talk_answer {
+    uint64_t turn;   /* its question's; 0: none was going on */
+    uint8_t key[16]; /* of the request */
+    ic_sampling sampling;
+    uint32_t tokens;     /* shown so far */
+    ic_utf8_stream held; /* bytes of a character that has not come to its end */
+    ic_buf text;         /* before those; owned */
+} ic_talk_answer;
+
 typedef struct ic_talk_head {
     uint64_t turns;                       /* questions so far */
     uint64_t medias;                      /* sources so far */
@@ -115,9 +127,12 @@ typedef struct ic_talk_head {
     ic_session_config config; /* what the session was made with, as far as `meaning` is there */
     bool has_held;
     ic_session_held held; /* what the session held then */
-    ic_buf asks;          /* ASK records of questions that wait, each a blob; owned */
+    ic_talk_answer answer;
+    ic_buf asks; /* ASK records of questions that wait, each a blob; owned */
 } ic_talk_head;
+void ic_talk_head_fini(ic_talk_head *h);
 int ic_talk_head_encode(const ic_talk_head *h, ic_buf *out);
+/* Takes the place of what *h was. Caller owns its contents; after a failure it is empty. */
 IC_MUST_CHECK int ic_talk_head_decode(ic_talk_head *h, const void *bytes, size_t size, ic_error *e);
 
 #endif

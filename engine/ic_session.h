@@ -171,6 +171,11 @@ IC_MUST_CHECK int ic_session_save_state(const ic_session *s, ic_buf *out, ic_err
 /* As ic_slab_save_rows: pieces of at most about max_bytes; *cursor starts at 0. */
 IC_MUST_CHECK int ic_session_save_rows(const ic_session *s, bool all, uint64_t *cursor,
                                        size_t max_bytes, ic_buf *out, bool *more);
+/* As ic_slab_begin_save and ic_slab_save_rest: the session may be stepped between the pieces; the
+ * state is saved when no rows are left, before the next step. */
+void ic_session_begin_save(ic_session *s);
+IC_MUST_CHECK int ic_session_save_rest(const ic_session *s, bool all, size_t max_bytes, ic_buf *out,
+                                       bool *more);
 void ic_session_mark_saved(ic_session *s);
 uint64_t ic_session_live_bytes(const ic_session *s);
 /* Meaning of this session's bytes, hex: the engine's meaning, policy, settings and layout. A

@@ -223,6 +223,16 @@ int ic_session_save_rows(const ic_session *s, bool all, uint64_t *cursor, size_t
     return ic_slab_save_rows(s->slab, all, cursor, max_bytes, out, more);
 }
 
+void ic_session_begin_save(ic_session *s)
+{
+    ic_slab_begin_save(s->slab);
+}
+
+int ic_session_save_rest(const ic_session *s, bool all, size_t max_bytes, ic_buf *out, bool *more)
+{
+    return ic_slab_save_rest(s->slab, all, max_bytes, out, more);
+}
+
 void ic_session_mark_saved(ic_session *s)
 {
     ic_slab_mark_saved(s->slab);

@@ -185,6 +185,13 @@ int ic_slab_save_tables(const ic_slab *s, ic_buf *out);
  * The slab is not to be changed between the pieces of one checkpoint. */
 int ic_slab_save_rows(const ic_slab *s, bool all, uint64_t *cursor, size_t max_bytes, ic_buf *out,
                       bool *more);
+/* A checkpoint whose pieces are not taken all at once: rows may come and go between them. begin:
+ * what was given out before and not acknowledged is to be given out again. save_rest appends to
+ * `out` one piece of what has not been given out since then, as above, and nothing if there is
+ * none; *more says whether some is left. When none is, the tables of that moment and the pieces so
+ * far belong together. */
+void ic_slab_begin_save(ic_slab *s);
+int ic_slab_save_rest(const ic_slab *s, bool all, size_t max_bytes, ic_buf *out, bool *more);
 /* The store has acknowledged: rows that were given out and still live count as saved. Rows of a
  * checkpoint that is not acknowledged are given out again. */
 void ic_slab_mark_saved(ic_slab *s);

@@ -239,13 +239,20 @@ int ic_slab_load_tables(ic_slab *s, ic_cursor *in, ic_error *e)
 
 /* --- rows --- */
 
+/* Which live rows a piece takes. */
+typedef struct choice {
+    bool all;  /* saved ones, too */
+    bool rest; /* but none that was given out since the checkpoint began */
+} choice;
+
 /* Live rows wanted from `slot` on without a gap, at most `most`; 0: none at this slot. */
-static int run_length(const ic_slab *s, int head, int slot, bool all, int most)
+static int run_length(const ic_slab *s, int head, int slot, choice c, int most)
 {
     const uint8_t *saved = s->saved + (int64_t)head * s->desc.slots;
     int length = 0;
     while (length < most && slot + length < s->desc.slots && is_live(s, head, slot + length)
-           && (all || saved[slot + length] != IC_SLAB_SAVED))
+           && (c.all || saved[slot + length] != IC_SLAB_SAVED)
+           && !(c.rest && saved[slot + length] == IC_SLAB_GIVEN))
         length++;
     return length;
 }
@@ -285,7 +292,7 @@ static size_t run_bytes(const ic_slab *s, const run *r)
 }
 
 /* The runs of one piece of up to max_bytes; returns its size. */
-static size_t choose_runs(const ic_slab *s, bool all, uint64_t *cursor, size_t max_bytes,
+static size_t choose_runs(const ic_slab *s, choice c, uint64_t *cursor, size_t max_bytes,
                           run_list *l)
 {
     uint64_t slots = (uint64_t)s->desc.slots, end = (uint64_t)s->heads * slots;
@@ -293,7 +300,7 @@ static size_t choose_runs(const ic_slab *s, bool all, uint64_t *cursor, size_t m
     while (*cursor < end) {
         int head = (int)(*cursor / slots), slot = (int)(*cursor % slots);
         size_t room = max_bytes > size ? max_bytes - size : 0;
-        if (run_length(s, head, slot, all, 1) == 0) {
+        if (run_length(s, head, slot, c, 1) == 0) {
             ++*cursor;
             continue;
         }
@@ -301,7 +308,7 @@ static size_t choose_runs(const ic_slab *s, bool all, uint64_t *cursor, size_t m
         if (most == 0 && l->count > 0)
             break;
         most = most == 0 ? 1 : most > slots ? slots : most;
-        run r = {head, slot, run_length(s, head, slot, all, (int)most)};
+        run r = {head, slot, run_length(s, head, slot, c, (int)most)};
         add_run(l, r);
         size += run_bytes(s, &r);
         *cursor += (uint64_t)r.count;
@@ -359,22 +366,50 @@ static uint64_t put_heads(const ic_slab *s, const run_list *l, ic_buf *out)
     return apart ? sum : ic_sum_bytes(out->data + start, 0, out->size - start);
 }
 
+/* The image of these runs, of `size` bytes but for the checksum. */
+static int put_piece(const ic_slab *s, const run_list *l, size_t size, ic_buf *out)
+{
+    uint64_t sum = 0;
+    int rc = ic_buf_reserve(out, size + CHECKSUM_BYTES);
+    if (rc == 0)
+        rc = bring_rows(s, l, out->data + out->size, &sum);
+    if (rc)
+        return rc;
+    sum += put_heads(s, l, out);
+    return ic_buf_u64(out, sum);
+}
+
 int ic_slab_save_rows(const ic_slab *s, bool all, uint64_t *cursor, size_t max_bytes, ic_buf *out,
                       bool *more)
 {
     run_list l = {0};
-    uint64_t sum = 0;
     int rc = ic_slab_pull(s);
-    size_t size = rc ? 0 : choose_runs(s, all, cursor, max_bytes, &l);
+    size_t size = rc ? 0 : choose_runs(s, (choice){.all = all}, cursor, max_bytes, &l);
     *more = *cursor < (uint64_t)s->heads * (uint64_t)s->desc.slots;
     if (rc == 0)
-        rc = ic_buf_reserve(out, size + CHECKSUM_BYTES);
-    if (rc == 0)
-        rc = bring_rows(s, &l, out->data + out->size, &sum);
-    if (rc == 0) {
-        sum += put_heads(s, &l, out);
-        rc = ic_buf_u64(out, sum);
-    }
+        rc = put_piece(s, &l, size, out);
+    ic_free(l.runs);
+    return rc;
+}
+
+void ic_slab_begin_save(ic_slab *s)
+{
+    size_t total = (size_t)s->heads * (size_t)s->desc.slots;
+    for (size_t i = 0; i < total; i++)
+        if (s->saved[i] == IC_SLAB_GIVEN)
+            s->saved[i] = IC_SLAB_UNSAVED;
+}
+
+int ic_slab_save_rest(const ic_slab *s, bool all, size_t max_bytes, ic_buf *out, bool *more)
+{
+    run_list l = {0};
+    uint64_t cursor = 0;
+    int rc = ic_slab_pull(s);
+    size_t size =
+        rc ? 0 : choose_runs(s, (choice){.all = all, .rest = true}, &cursor, max_bytes, &l);
+    *more = cursor < (uint64_t)s->heads * (uint64_t)s->desc.slots;
+    if (rc == 0 && l.count > 0)
+        rc = put_piece(s, &l, size, out);
     ic_free(l.runs);
     return rc;
 }

@@ -62,8 +62,8 @@ static void try_head(const uint8_t *data, size_t size)
     }
     expect(ic_talk_head_encode(&h, &out) == IC_OK);
     expect(ic_talk_head_decode(&again, out.data, out.size, &e) == IC_OK);
-    ic_buf_fini(&h.asks);
-    ic_buf_fini(&again.asks);
+    ic_talk_head_fini(&h);
+    ic_talk_head_fini(&again);
     ic_buf_fini(&out);
 }
 

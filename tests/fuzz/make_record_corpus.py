@@ -59,6 +59,11 @@ asks = u8(1) + ASK
 files["head_v1"] = u8(HEAD) + u8(1) + numbers + u8(0) + text("demo") + u32(0)
 files["head"] = (u8(HEAD) + u8(2) + numbers + u8(1) + text("demo") + text("0123456789abcdef" * 2) + config
                  + u32(4 + len(asks)) + u32(len(asks)) + asks)
+answer = u64(7) + bytes(range(16)) + SAMPLING + u32(40) + u32(2) + b"\xe2\x82" + text("so far")
+for name, what in (("head_v4", u64(0)), ("head_answer", answer), ("head_answer_held", answer.replace(u32(2) + b"\xe2\x82", u32(9) + b"\xe2" * 9)),
+                   ("head_answer_short", answer[:30])):
+    files[name] = (u8(HEAD) + u8(4) + numbers + u8(0) + text("demo") + text("") + config + u8(0) + bytes(32) + what
+                   + (b"" if name == "head_answer_short" else u32(0)))
 files["head_short"] = files["head"][:-5]
 files["head_asks_beyond"] = u8(HEAD) + u8(1) + numbers + u8(0) + text("demo") + u32(0xffffffff)
 

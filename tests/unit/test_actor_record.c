@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "ic_test.h"
+#include "ic_test_npy.h"
 
 #include "actors/ic_talk_record.h"
 #include "base/ic_mem.h"
@@ -253,7 +254,32 @@ static void old_configurations_are_read(void **state)
     ic_buf_fini(&later);
 }
 
-/* A checkpoint's head comes back with the questions that waited. */
+static const char half[] = "so far: \xe2\x82";
+
+/* In its middle, in the middle of a character even. */
+static void put_answer(ic_talk_answer *a)
+{
+    *a = (ic_talk_answer){.turn = 4, .tokens = 70000, .held = {.count = 2}};
+    memset(a->key, 0x5a, sizeof a->key);
+    a->sampling = sample(IC_RECORD_START).sampling;
+    memcpy(a->held.held, half + sizeof half - 3, 2);
+    ic_buf_append(&a->text, half, sizeof half - 3);
+}
+
+static void expect_answer(const ic_talk_answer *a, const ic_talk_answer *b)
+{
+    assert_int_equal(a->turn, b->turn);
+    assert_memory_equal(a->key, b->key, sizeof a->key);
+    assert_memory_equal(&a->sampling, &b->sampling, sizeof a->sampling);
+    assert_int_equal(a->tokens, b->tokens);
+    assert_int_equal(a->held.count, b->held.count);
+    assert_memory_equal(a->held.held, b->held.held, (size_t)a->held.count);
+    assert_int_equal(a->text.size, b->text.size);
+    assert_memory_equal(a->text.data, b->text.data, a->text.size);
+}
+
+/* A checkpoint's head comes back with the questions that waited and the answer that was going on.
+ */
 static void heads_come_back(void **state)
 {
     (void)state;
@@ -275,6 +301,7 @@ static void heads_come_back(void **state)
     ic_buf bytes = {0};
     ic_error e = {0};
     ic_buf_blob(&h.asks, "question", 8);
+    put_answer(&h.answer);
     assert_int_equal(ic_talk_head_encode(&h, &bytes), IC_OK);
     ic_assert_ok(ic_talk_head_decode(&back, bytes.data, bytes.size, &e), &e);
     assert_int_equal(back.turns, 4);
@@ -285,12 +312,17 @@ static void heads_come_back(void **state)
     assert_true(back.inexact);
     assert_string_equal(back.meaning, h.meaning);
     assert_memory_equal(&back.config, &h.config, sizeof h.config);
+    expect_answer(&back.answer, &h.answer);
     assert_int_equal(back.asks.size, h.asks.size);
     assert_memory_equal(back.asks.data, h.asks.data, h.asks.size);
-    ic_buf_fini(&back.asks);
+    ic_talk_head_fini(&back);
     for (size_t cut = 0; cut < bytes.size; cut++)
         assert_true(ic_talk_head_decode(&back, bytes.data, cut, &e) < 0);
-    ic_buf_fini(&h.asks);
+    h.answer.held.count = 4; /* no character lacks a byte then */
+    ic_buf_clear(&bytes);
+    assert_int_equal(ic_talk_head_encode(&h, &bytes), IC_OK);
+    assert_int_equal(ic_talk_head_decode(&back, bytes.data, bytes.size, &e), IC_EFORMAT);
+    ic_talk_head_fini(&h);
     ic_buf_fini(&bytes);
 }
 
@@ -349,6 +381,30 @@ static void heads_of_frames_stay(void **state)
     ic_buf_fini(&bytes);
 }
 
+/* The head of a build that took no checkpoints in the middle of an answer (version 3). */
+static void old_heads_are_read(void **state)
+{
+    (void)state;
+    char *path = ic_strf("%s/tests/data/talk_head_v3/waiting", IC_SOURCE_DIR);
+    size_t bytes = 0;
+    char *data = ic_test_read_file(path, &bytes);
+    ic_talk_head h;
+    ic_error e = {0};
+    assert_non_null(data);
+    assert_int_equal(data[0], 3);
+    ic_assert_ok(ic_talk_head_decode(&h, data, bytes, &e), &e);
+    assert_int_equal(h.turns, 4);
+    assert_int_equal(h.source.pos_us, 4500000);
+    assert_true(h.has_held);
+    assert_int_equal(h.held.vision, 30);
+    assert_int_equal(h.answer.turn, 0);
+    assert_int_equal(h.asks.size, 12);
+    assert_memory_equal(h.asks.data + 4, "question", 8);
+    ic_talk_head_fini(&h);
+    ic_free(data);
+    ic_free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -361,6 +417,7 @@ int main(void)
         cmocka_unit_test(configurations_come_back),
         cmocka_unit_test(old_configurations_are_read),
         cmocka_unit_test(heads_come_back),
+        cmocka_unit_test(old_heads_are_read),
     };
     return IC_TEST_RUN(tests);
 }
