@@ -4,8 +4,7 @@ the pair before, and the time of that. So each group's last token learns to sum 
 for, and a lookup needs one step. Where an answer begins, the network must tell there what the newest pair shows and which
 second was asked about. Where one group tells the answer, a head of the next layer is taught to look there (`pointing`), and
 what it brings must tell the time that is to be answered. Where a question names something, the same heads must look at its first group
-and behind its last (at the row's first token when it was never seen), and the layer must tell both times and how early the first was. Where two things are
-compared, heads of the layer after that must look back at both names."""
+and behind its last (at the row's first token when it was never seen), and the layer must tell both times and how early the first was."""
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +21,6 @@ KEYS = len(SHAPES) * len(COLOURS)
 WIDTHS = {"cells": 9 * sum(CELL), "keys": KEYS, "digits": 44}
 MIDDLE = 2  # layers that have run where a group is told cell by cell; one more for the news and the questions
 HEADS = {"event": 0, "gone": 1, "time": 2, "now": 3}  # which head of the layer after those points at what (Talk.proof)
-COMPARE = (2, 3)  # heads of the layer after that, which look back at the two things that a question compares
 NEWS = 2 * (KEYS + len(GLYPHS))
 INDEX_STEPS = np.arange(1, 113, 4)  # thresholds of a group's number
 
@@ -61,7 +59,7 @@ def index_bits(v):
 def lessons(rows, t):
     """What the helpers are taught on a batch of rows of t tokens. Positions are flat (row * t + token); group lines come first,
     then, but for news and before, the newest group's line of each answer."""
-    ends, asks, lines, ask_lines, proofs, compares, times, found, named, order = ([] for _ in range(10))
+    ends, asks, lines, ask_lines, proofs, times, found, named, order = [], [], [], [], [], [], [], [], []
     for j, r in enumerate(rows):
         told = labels(*zip(*r.states))
         lines.append(told)
@@ -72,7 +70,6 @@ def lessons(rows, t):
         looks += [(i, i + 1, HEADS["event"], end[f] if f >= 0 else 0) for i, f, _ in r.mentions]
         looks += [(i, i + 1, HEADS["gone"], end[g]) for i, _, g in r.mentions if g >= 0]
         proofs.append(looks)
-        compares.append([(s, e, h, i) for s, e, *two in r.compares for h, i in zip(COMPARE, two)])
         none = [-1] * 4
         named += [(j * t + i, f, *(told[2][f] if f >= 0 else none), *(told[4][g] if g >= 0 else none)) for i, f, g in r.mentions]
         times += [(j * t + s, *told[2][v]) for s, _, how, v, _ in r.proofs if how == "time"]
@@ -87,16 +84,15 @@ def lessons(rows, t):
     arrays = {"ends": np.array(ends), "asks": np.array(asks), "cells": cells, "keys": keys, "digits": digits, "news": news,
               "before": before, "times": np.array(times, np.int64).reshape(-1, 5), "found": np.array(found, np.int64).reshape(-1, 5),
               "named": named, "order": index_bits(order), "named_order": index_bits(named[:, 1])}
-    return SimpleNamespace(proofs=proofs, compares=compares, **arrays)
+    return SimpleNamespace(proofs=proofs, **arrays)
 
 
-def pointing(layer, x, pos, proofs, late=None):
+def pointing(layer, x, pos, proofs):
     """Where one head of a layer looks while an answer is given that one group tells: -log of its weight on that group's end.
-    x [b, t, d]: the layer's input; proofs: for each row a list of (first token, end, head, target token); late: as in `Text`."""
+    x [b, t, d]: the layer's input; proofs: for each row a list of (first token, end, head, target token)."""
     h = layer.input_layernorm(x)
     cos, sin = text_rope(pos, x.dtype)
     k, _ = layer.keys_values(h, cos, sin)
-    k2 = layer.keys_values(h, *text_rope(late[0], x.dtype))[0] if late else None
     lost, columns, rep = [], torch.arange(x.shape[1]), layer.nh // layer.nkv
     for j, told in enumerate(proofs):
         if not told:
@@ -105,11 +101,7 @@ def pointing(layer, x, pos, proofs, late=None):
         head, target = (torch.cat([torch.full((p[1] - p[0],), p[i]) for p in told]) for i in (2, 3))
         q = layer.self_attn.q_norm(layer.self_attn.q_proj(h[j, at]).view(len(at), layer.nh, layer.hd))
         q = rotate(q[torch.arange(len(at)), head], cos[j, 0, at], sin[j, 0, at]) * layer.hd ** -0.5
-        first = (head < rep)[:, None]
-        w = torch.where(first, q @ k[j, 0].T, q @ k[j, 1].T)
-        if late:
-            w = torch.where((at >= late[1])[:, None], torch.where(first, q @ k2[j, 0].T, q @ k2[j, 1].T), w)
-        w = w.float()
+        w = torch.where((head < rep)[:, None], q @ k[j, 0].T, q @ k[j, 1].T).float()
         w = w.masked_fill(columns > at[:, None], float("-inf"))
         lost.append(F.cross_entropy(w, target, reduction="none"))
     return torch.cat(lost).mean() if lost else torch.zeros(())
@@ -125,11 +117,11 @@ class Readouts(nn.Module):
         self.head_named, self.head_left = nn.Linear(d, 44), nn.Linear(d, 44)
         self.head_order, self.head_named_order = nn.Linear(d, len(INDEX_STEPS)), nn.Linear(d, len(INDEX_STEPS) + 1)
 
-    def forward(self, net, pos, streams, told, late=None):
+    def forward(self, net, pos, streams, told):
         """streams: the residual streams [b, t, d] after MIDDLE layers and after each of the next two; told: `lessons`.
         -> what the readouts lose, what the pointing heads lose"""
         middle, later, last = (x.view(-1, x.shape[-1]) for x in streams)
-        t = SimpleNamespace(**{k: torch.from_numpy(v) for k, v in vars(told).items() if k not in ("proofs", "compares")})
+        t = SimpleNamespace(**{k: torch.from_numpy(v) for k, v in vars(told).items() if k != "proofs"})
         total = self.groups(middle[t.ends], later[t.asks], t.cells, t.keys, t.digits)
         end = F.rms_norm(later[t.ends], later.shape[-1:])
         total = total + 8 * F.binary_cross_entropy_with_logits(self.head_end(end).float(), t.news, pos_weight=torch.tensor(6.0))
@@ -139,8 +131,7 @@ class Readouts(nn.Module):
         total = total + F.binary_cross_entropy_with_logits(self.head_order(end).float(), t.order)
         if len(t.named):
             total = total + self.mentions(last[t.named[:, 0]], t.named, t.named_order)
-        point = pointing(net.layers[MIDDLE + 1], streams[1], pos, told.proofs, late)
-        return total, point + 0.5 * pointing(net.layers[MIDDLE + 2], streams[2], pos, told.compares, late)
+        return total, pointing(net.layers[MIDDLE + 1], streams[1], pos, told.proofs)
 
     def mentions(self, x, named, order):
         """x [n, d]: what stands where a question named something; named: (token, number of its first group or -1, digits of its first

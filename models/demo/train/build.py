@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 import truth
-from talk import AT, PRESENT, Talk, WEIGHTS, sign
+from talk import PRESENT, Talk, WEIGHTS, sign
 from world import COLOURS, GLYPHS, SHAPES
 
 T_MAX = 2048
@@ -72,12 +72,11 @@ class Row:
     """Tokens of one sequence. visuals: (token start, grid, key); begins: the first token of each one's group, with its time; states:
     what each shows, and when; marks: spans (start, end, kind) of answers; proofs: (start, end, how, visual, kind): where an answer is
     given, or a part of it, that one visual tells; mentions: (token, first, gone): where a question has named something, the visual in
-    which it first came, and that after its last, -1 where there is none; compares: (start, end, token, token): where an answer compares
-    what two tokens of the question have named; fade: after so many groups only the last token of a group is seen (0: all are); thinned: how
-    a small cache has thinned the row out by a token (see `Thinned`), or None."""
+    which it first came, and that after its last, -1 where there is none; fade: after so many groups only the last token of a group is
+    seen (0: all are)."""
 
     def __init__(self, enc):
-        self.enc, self.ids, self.loss, self.fade, self.thinned, self.compares = enc, [], [], 0, None, []
+        self.enc, self.ids, self.loss, self.fade = enc, [], [], 0
         self.visuals, self.begins, self.states, self.seen_at = [], [], [], []
         self.marks, self.proofs, self.mentions = [], [], []
 
@@ -104,56 +103,11 @@ class Row:
         n, gone = b - a, sum(a <= s < b for s, *_ in self.visuals)
         self.proofs = [(s - n, e - n, how, v - gone, kind) for s, e, how, v, kind in self.proofs if s >= b and v >= gone]
         self.mentions = [(i - n, f - gone, g - gone) for i, f, g in self.mentions if i >= b and f >= gone]
-        self.compares = [(s - n, e - n, i - n, k - n) for s, e, i, k in self.compares if s >= b]
         self.states = [x for x, (s, *_) in zip(self.states, self.visuals) if not a <= s < b]
         self.begins = [(s - n if s >= b else s) for s in self.begins if not a <= s < b]
         self.visuals = [(s - n if s >= b else s, g, k) for s, g, k in self.visuals if not a <= s < b]
         self.marks = [(s - n if s >= b else s, e - n if s >= b else e, k) for s, e, k in self.marks if not a <= s < b]
         self.seen_at = [(max(a, s - n) if s >= b else s, j) for s, j in self.seen_at if not a <= s < b]
-
-
-class Thinned:
-    """What a small cache still holds of a row once it has `at` tokens, as the policy saddle leaves it: the first tokens; the newest text;
-    the newest frame groups whole; the last token alone of older ones, all of them or (holes) ever fewer with age. From there on the rest is not
-    seen, and what is held stands at compact positions."""
-
-    def __init__(self, rng, at, sink):
-        self.at, self.sink = at, sink
-        self.whole, self.text = int(rng.integers(2, 13)), int(rng.integers(8, 129))
-        self.holes = rng.random() < 0.55
-        self.reach = float(rng.uniform(4, 24))
-        self.draw = rng.random(256)
-        self.dropped = None
-
-    def choose(self, groups):
-        """Which of so many groups leave altogether; once, when the first question falls behind the point."""
-        if self.dropped is None:
-            age = groups - self.whole - np.arange(groups)
-            keep = self.draw[:groups] < (self.reach / np.maximum(age, 1)) ** 1.2
-            self.dropped = {i for i in range(groups) if self.holes and age[i] > 0 and not keep[i]}
-
-    def nearest(self, i):
-        """The held group that tells most of group i: itself, or the newest before it, or the oldest."""
-        held = [j for j in range(i, -1, -1) if j not in self.dropped]
-        return held[0] if held else next(j for j in range(i, i + len(self.dropped) + 1) if j not in self.dropped)
-
-    def gone(self, row):
-        """Of each token, whether it is no longer seen from `at` on."""
-        self.choose(len(row.visuals))
-        gone = np.zeros(len(row.ids), bool)
-        gone[self.sink:self.at] = True
-        ends = [s + g[0] * g[1] for s, g, _ in row.visuals]
-        inside = np.zeros(len(row.ids), bool)
-        older = sum(e < self.at for e in ends) - self.whole
-        for n, (b, e) in enumerate(zip(row.begins, ends)):
-            inside[b:e + 1] = True
-            if n >= older:
-                gone[b:e + 1] = False
-            elif n not in self.dropped:
-                gone[e] = False
-        words = np.flatnonzero(~inside[:self.at])
-        gone[words[-self.text:]] = False
-        return gone
 
 
 class Names:
@@ -193,29 +147,8 @@ def spans(enc, answer, proof):
     return out
 
 
-def ask(talk, row, kinds, weights):
-    """The next round. Of a film with holes only what is now, and what was at a time, is asked: seldom what no held group shows."""
-    thin = row.thinned
-    if not thin or len(row.ids) + 60 < thin.at:
-        return talk.ask(kinds, weights)
-    thin.choose(len(row.visuals))
-    if not thin.dropped:
-        return talk.ask(kinds, weights)
-    for _ in range(20):
-        got = talk.ask(PRESENT + AT + AT, weights)
-        if not got or not talk.proof or talk.proof[0] != "time":
-            return got
-        i = talk.proof[1]
-        j = thin.nearest(i)
-        talk.proof = "time", j
-        if i == j or talk.seen[i][1:] == talk.seen[j][1:] or talk.rng.random() < 0.1:
-            return got
-    return None
-
-
-def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None, weights=WEIGHTS, faded=0.0, thinned=0.0, at=0):
-    """One row of at most `room` tokens. dialogue, a list, collects the rounds for an evaluation; faded: how often older groups fade;
-    thinned: how often the row is thinned out `at` tokens."""
+def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None, weights=WEIGHTS, faded=0.0):
+    """One row of at most `room` tokens. dialogue, a list, collects the rounds for an evaluation; faded: how often older groups fade."""
     row = Row(enc)
     grids = list(films.by_grid)
     p = np.array([len(films.by_grid[g]) for g in grids], float)
@@ -230,8 +163,6 @@ def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None, weight
     t0 = 0.0 if r < 0.4 else float(rng.integers(0, 4000)) if r < 0.8 else round(float(rng.uniform(0, 4000)), 2)
     cost = grid[0] * grid[1] + 10
     row.fade = int(rng.integers(2, 13)) if faded and rng.random() < faded else 0
-    if thinned and not row.fade and rng.random() < thinned:
-        row.thinned, evict = Thinned(rng, at, sink), False
     share = rng.uniform(0.2, 0.5) if room <= 256 else rng.uniform(0.35, 0.7) if room <= 512 else rng.uniform(0.45, 0.8)
     if room <= 256 and kinds is None and rng.random() < 0.25:
         kinds = PRESENT
@@ -266,7 +197,7 @@ def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None, weight
         rounds = 100 if late else int(rng.choice([1, 1, 2, 3]))
         for k in range(rounds):
             talk = Talk(rng, seen, topic)
-            got = ask(talk, row, kinds, weights)
+            got = talk.ask(kinds, weights)
             if not got:
                 break
             q, a, ok, kind = got
@@ -278,16 +209,12 @@ def session(rng, films, enc, room, evict=None, kinds=None, dialogue=None, weight
             if k:
                 row.text("<|im_start|>user\n")
             at = len(row.ids)
-            named = [(at + i, what) for i, what in names(enc).find(qi)]
-            if not (row.thinned and row.thinned.dropped):
-                row.mentions += [(i, *talk.life(what)) for i, what in named]
+            row.mentions += [(at + i, *talk.life(what)) for i, what in names(enc).find(qi)]
             row.text(q + "<|im_end|>\n<|im_start|>assistant\n")
             at = len(row.ids)
             row.put(ai + [SP["<|im_end|>"]], 1)
             row.marks.append((at, len(row.ids), kind))
             row.proofs += [(at + s, at + e, *proof, kind) for s, e, proof in spans(enc, ai, talk.proof)]
-            if kind == "order" and len(named) == 2:
-                row.compares.append((at - 3, at + 2, named[0][0], named[1][0]))
             row.text("\n")
             if dialogue is not None:
                 dialogue.append((end, q, a, ok, kind))
@@ -328,26 +255,6 @@ def images(rng, films, row, grid, room, kinds):
             first = False
         if first:
             return None
-
-
-def compact(ids, visuals, gone):
-    """M-RoPE positions [3, t] inside a cache that has let the tokens `gone` go: these take no room."""
-    pos = np.zeros((3, len(ids)), np.int64)
-    grid = {s + k: (s, g, k) for s, g, _ in visuals for k in range(g[0] * g[1])}
-    cur = 0
-    for i in range(len(ids)):
-        pos[:, i] = cur
-        if gone[i]:
-            continue
-        if i not in grid:
-            cur += 1
-            continue
-        _, (gh, gw), k = grid[i]
-        pos[1, i] += k // gw
-        pos[2, i] += k % gw
-        if k == gh * gw - 1:
-            cur += max(gh, gw)
-    return pos
 
 
 def positions(ids, visuals):

@@ -141,15 +141,14 @@ def causal_mask(n, dtype):
 
 
 @torch.compiler.disable  # compiled with torch 2.15 its gradients were not finite on a processor with AMX
-def causal(q, k, v, mask, late, at, block=256):
+def causal(q, k, v, mask, block=256):
     """Causal attention in row blocks of plain products: on a CPU twice as quick as the fused kernel. q, k, v [b * heads, t, head_dim];
-    mask [b, t, t], added; late: the keys as they are seen from row `at` on, a multiple of the block."""
+    mask [b, t, t], added."""
     n, t, _ = q.shape
     b, out = len(mask), []
     for s in range(0, t, block):
         e = min(t, s + block)
-        seen = k if late is None or s < at else late
-        w = torch.bmm(q[:, s:e], seen[:, :e].transpose(1, 2)).view(b, n // b, e - s, e) + mask[:, None, s:e, :e]
+        w = torch.bmm(q[:, s:e], k[:, :e].transpose(1, 2)).view(b, n // b, e - s, e) + mask[:, None, s:e, :e]
         out.append(w.softmax(-1).view(n, e - s, e) @ v[:, :e])
     return out[0] if len(out) == 1 else torch.cat(out, 1)
 
@@ -170,20 +169,15 @@ class Layer(nn.Module):
         m.down_proj = nn.Linear(f, d, bias=False)
         self.input_layernorm, self.post_attention_layernorm = RMSNorm(d), RMSNorm(d)
 
-    def forward(self, x, cos, sin, mask, late=None):
-        """A residual block, [b, t, d] -> [b, t, d]; mask [b, t, t], added to the scores. late: (cos, sin, at): from row `at` on the keys
-        stand at other positions."""
+    def forward(self, x, cos, sin, mask):
+        """A residual block, [b, t, d] -> [b, t, d]; mask [b, t, t], added to the scores."""
         b, t, _ = x.shape
         a, h = self.self_attn, self.input_layernorm(x)
         q = rotate(a.q_norm(a.q_proj(h).view(b, t, self.nh, self.hd)).transpose(1, 2), cos, sin)
         k, v = self.keys_values(h, cos, sin)
         r = self.nh // self.nkv
-
-        def heads(y):
-            return y.repeat_interleave(r, 1).reshape(-1, t, self.hd)
-
-        k2 = heads(self.keys_values(h, *late[:2])[0]) * self.hd ** -0.5 if late else None
-        o = causal(q.reshape(-1, t, self.hd), heads(k) * self.hd ** -0.5, heads(v), mask, k2, late[2] if late else 0)
+        k, v = k.repeat_interleave(r, 1), v.repeat_interleave(r, 1)
+        o = causal(q.reshape(-1, t, self.hd), k.reshape(-1, t, self.hd) * self.hd ** -0.5, v.reshape(-1, t, self.hd), mask)
         x = x + a.o_proj(o.view(b, self.nh, t, self.hd).transpose(1, 2).reshape(b, t, -1))
         return self.feed_forward(x)
 
@@ -198,12 +192,11 @@ class Layer(nn.Module):
         m, h = self.mlp, self.post_attention_layernorm(x)
         return x + m.down_proj(F.silu(m.gate_proj(h)) * m.up_proj(h))
 
-    def at(self, x, cos, sin, mask, rows, keys_values, late=None):
+    def at(self, x, cos, sin, mask, rows, keys_values):
         """The block's outputs for some tokens only: rows lists, for each row of x, their indices. -> [tokens, d]"""
         b, t, d = x.shape
         a, rep = self.self_attn, self.nh // self.nkv
         k, v = keys_values(self, x, cos, sin)
-        k2 = keys_values(self, x, *late[:2])[0] if late else None
         flat = torch.cat([r + j * t for j, r in enumerate(rows)])
         mine = x.view(b * t, d)[flat]
         q = a.q_norm(a.q_proj(self.input_layernorm(mine)).view(-1, self.nh, self.hd))
@@ -211,10 +204,7 @@ class Layer(nn.Module):
         out = []
         for j, (r, qj) in enumerate(zip(rows, q.split([len(r) for r in rows]))):
             qj = qj.view(-1, self.nkv, rep, self.hd).permute(1, 2, 0, 3).reshape(self.nkv, -1, self.hd)
-            w = qj @ k[j].transpose(1, 2)
-            if late:
-                w = torch.where((r >= late[2]).repeat(rep)[:, None], qj @ k2[j].transpose(1, 2), w)
-            w = w + mask[j, r].repeat(rep, 1)
+            w = qj @ k[j].transpose(1, 2) + mask[j, r].repeat(rep, 1)
             o = w.softmax(-1) @ v[j]
             out.append(o.view(self.nkv, rep, -1, self.hd).permute(2, 0, 1, 3).reshape(len(r), -1))
         return self.feed_forward(mine + a.o_proj(torch.cat(out)))
@@ -226,7 +216,7 @@ def fused():
     import torch._inductor.config as inductor
     inductor.cpp.dynamic_threads = True  # the number of threads may change on the way
     torch._dynamo.config.recompile_limit = 64
-    return (torch.compile(lambda layer, x, cos, sin, mask, late: layer(x, cos, sin, mask, late), dynamic=False),
+    return (torch.compile(lambda layer, x, cos, sin, mask: layer(x, cos, sin, mask), dynamic=False),
             torch.compile(lambda layer, x, cos, sin: layer.keys_values(layer.input_layernorm(x), cos, sin), dynamic=False))
 
 
@@ -242,15 +232,14 @@ class Text(nn.Module):
                 small = n.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight"))
                 nn.init.normal_(p, std=0.5 if "embed" in n else 0.01 if small else 0.04)
 
-    def forward(self, ids, pos, where=None, emb=None, deep=None, peek=None, rows=None, hidden=None, late=None):
+    def forward(self, ids, pos, where=None, emb=None, deep=None, peek=None, rows=None, hidden=None):
         """ids [b, t]; pos [3, b, t]; where: flat indices of visual rows; emb, deep: their values. -> hidden [b, t, d]
         (and the residual streams after `peek` layers and after each of the next two). rows: the indices, row by row, of the tokens whose
         outputs are wanted, for training: compiled blocks, the result is [tokens, d].
-        hidden [b, t, t]: what a token does not see of its past. late: (positions [3, b, t], at): from token `at` on all stand at other positions."""
+        hidden [b, t, t]: what a token does not see of its past."""
         b, t = ids.shape
         x = self.embed_tokens(ids)
         cos, sin = text_rope(pos, x.dtype)
-        late = (*text_rope(late[0], x.dtype), late[1]) if late else None
         mask = causal_mask(t, x.dtype).expand(b, t, t)
         mask = mask.contiguous() if hidden is None else mask.masked_fill(hidden, float("-inf"))
         if where is not None:
@@ -258,11 +247,11 @@ class Text(nn.Module):
         middle = []
         for i, layer in enumerate(self.layers):
             if rows is None:
-                x = layer(x, cos, sin, mask, late)
+                x = layer(x, cos, sin, mask)
             elif i + 1 < len(self.layers):
-                x = fused()[0](layer, x, cos, sin, mask, late)
+                x = fused()[0](layer, x, cos, sin, mask)
             else:
-                x = layer.at(x, cos, sin, mask, rows, fused()[1], late)
+                x = layer.at(x, cos, sin, mask, rows, fused()[1])
             if where is not None and i < len(deep):
                 x = x.view(b * t, -1).index_add(0, where, deep[i].to(x.dtype)).view(b, t, -1)
             if peek and peek <= i + 1 <= peek + 2:

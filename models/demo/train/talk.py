@@ -20,7 +20,6 @@ FOREIGN = ["What is your name?", "Who is there?", "What sound was there?", "What
 PRESENT = ["describe", "colour", "shape", "count", "where", "at_place", "glyph", "exist", "move"]
 PAST = ["ever", "colour_at", "what_at", "count_at", "glyph_at", "when", "when_last", "first", "order", "glyphs", "change",
         "moved", "where_past", "count_past", "story", "ever_glyph"]
-AT = ["colour_at", "what_at", "count_at", "glyph_at"]
 OTHER = ["unknown"]
 WEIGHTS = {"ever": 3, "when": 2, "first": 1.5, "order": 2, "colour_at": 1.5, "what_at": 1.2, "glyphs": 1, "count_past": 0.7,
            "story": 0.7, "describe": 1.5, "when_last": 1.5, "where_past": 1.5, "change": 1.5, "moved": 1.3, "unknown": 1.2}

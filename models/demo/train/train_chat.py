@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from books import TRAIN_BOOKS, read_book
 from aux import MIDDLE, Readouts, lessons
-from build import ROWS, SP, Films, compact, film_row, positions, session
+from build import ROWS, SP, Films, film_row, positions, session
 from encode import encoder
 from model import CONFIG, Text
 from optim import Optimiser
@@ -24,9 +24,7 @@ from talk import DRILL
 
 TOKENS = 6144  # of a step; the lengths of rows divide it
 PROSE = 0.1  # share of the tokens
-FADED = 0.12  # share of the rows in which what is older is seen through the last token of each group only, where it came
-THINNED = 0.45  # share of the long rows that are thinned out at a point as a small cache does, and stand closer together from there on
-AT = {512: 256, 1024: 512, 2048: 1280}  # that point, for rows of so many tokens
+FADED = 0.3  # share of the rows in which what is older is seen through the last token of each group only, as a small cache keeps it
 DIGIT = 4.0  # weight of a digit in the loss: few tokens, and all that a time consists of
 
 
@@ -63,25 +61,8 @@ def pack(rows, t, bank):
         for s, g, key in r.visuals:
             where.append(j * t + s + np.arange(g[0] * g[1]))
             feat.append(bank.index(key))
-    late, gone = thinned(rows, pos)
-    return SimpleNamespace(ids=ids, lab=lab, pos=pos, where=np.concatenate(where), feat=np.concatenate(feat), gone=gone, late=late,
+    return SimpleNamespace(ids=ids, lab=lab, pos=pos, where=np.concatenate(where), feat=np.concatenate(feat),
                            marks=[r.marks for r in rows], lessons=lessons(rows, t), prose=0, faded=faded(rows, t))
-
-
-def thinned(rows, pos):
-    """Of rows that are thinned out at a token: (positions [3, b, t] from there on, that token), which of the tokens before are not seen any
-    more [b, t]; None, None where no row is. pos is changed to those positions from there on."""
-    at = next((r.thinned.at for r in rows if r.thinned), None)
-    if at is None:
-        return None, None
-    late, gone = pos.copy(), np.zeros(pos.shape[1:], bool)
-    for j, r in enumerate(rows):
-        if r.thinned and len(r.ids) > at:
-            left = r.thinned.gone(r)
-            gone[j, :len(left)] = left
-            late[:, j, :len(left)] = compact(r.ids, r.visuals, left)
-    pos[:, :, at:] = late[:, :, at:]
-    return (late, at), gone
 
 
 def faded(rows, t):
@@ -97,13 +78,11 @@ def faded(rows, t):
 
 def hidden(batch):
     """[b, t, t]: what a token does not see of its past; None when it sees all."""
-    if batch.faded is None or ((batch.faded[2] == 1 << 13).all() and batch.late is None):
+    if batch.faded is None or (batch.faded[2] == 1 << 13).all():
         return None
     of, begun, fade = (torch.from_numpy(x) for x in batch.faded)
     n = len(batch.ids) - len(of)
     gone = begun[:, :, None] - of[:, None, :] >= fade[:, None, None]
-    if batch.late is not None:
-        gone[:, batch.late[1]:] |= torch.from_numpy(batch.gone)[:, None]
     return F.pad(gone, (0, 0, 0, 0, 0, n)) if n else gone
 
 
@@ -119,7 +98,7 @@ def produce(queue, phase, pool, last, feats, tokpath, seed):
         t = int(rng.choice(lengths, p=weights))
         rows, prose = [], min(TOKENS // t - 1, int(TOKENS // t * PROSE + rng.random()))
         while len(rows) < TOKENS // t - prose:
-            r = session(rng, films, enc, t, weights=DRILL, faded=FADED if t >= 256 else 0.0, thinned=THINNED if t in AT else 0.0, at=AT.get(t))
+            r = session(rng, films, enc, t, weights=DRILL, faded=FADED if t >= 256 else 0.0)
             if r is not None and r.marks:
                 rows.append(r)
         queue.put((prose, pack(rows, t, bank)))
@@ -146,8 +125,7 @@ def prose_rows(rng, stream, n, t):
 
 def prose_batch(rows):
     flat = np.broadcast_to(np.arange(rows.shape[1]), (3, *rows.shape)).copy()
-    return SimpleNamespace(ids=rows, lab=rows, pos=flat, where=None, marks=[[]] * len(rows), prose=len(rows), faded=None,
-                           late=None)
+    return SimpleNamespace(ids=rows, lab=rows, pos=flat, where=None, marks=[[]] * len(rows), prose=len(rows), faded=None)
 
 
 def with_prose(batch, n, rng, stream):
@@ -156,8 +134,6 @@ def with_prose(batch, n, rng, stream):
         more = prose_batch(prose_rows(rng, stream, n, batch.ids.shape[1]))
         batch.ids, batch.lab = (np.concatenate(x) for x in ((batch.ids, more.ids), (batch.lab, more.lab)))
         batch.pos, batch.prose = np.concatenate([batch.pos, more.pos], 1), n
-        if batch.late is not None:
-            batch.late = np.concatenate([batch.late[0], more.pos], 1), batch.late[1]
     return batch
 
 
@@ -174,10 +150,9 @@ def run(net, bank, batch, learn=None):
             h = net(ids, pos)
         else:
             emb, deep = bank.gather(torch.from_numpy(batch.feat))
-            late = batch.late and (torch.from_numpy(batch.late[0]), batch.late[1])
-            h, *streams = net(ids, pos, torch.from_numpy(batch.where), emb, deep, MIDDLE, rows, hidden(batch), late)
+            h, *streams = net(ids, pos, torch.from_numpy(batch.where), emb, deep, MIDDLE, rows, hidden(batch))
             if learn:
-                told, point = helpers(net, pos, streams, batch.lessons, late)
+                told, point = helpers(net, pos, streams, batch.lessons)
         y = lab[:, 1:][keep]
         logits = net.logits(h if learn else h[:, :-1][keep]).float()
         ce = F.cross_entropy(logits, y, reduction="none")
