@@ -9,9 +9,9 @@ enum {
     VERSION = 1,        /* of journal records */
     CONFIG_VERSION = 2, /* version 1 left the settings of the cache's policy to the policy */
     READING_VERSION = 1,
-    HEAD_VERSION = 4    /* version 1 did not say what the session was made with, version 2 not what
-                           it held and how far an open source had come, version 3 knew no answer in
-                           its middle */
+    HEAD_VERSION = 4 /* version 1 did not say what the session was made with, version 2 not what
+                        it held and how far an open source had come, version 3 knew no answer in
+                        its middle */
 };
 
 static void put_text(ic_buf *out, const char *text)
