@@ -221,7 +221,7 @@ void ic_session_config_default(const ic_engine *engine, int cache_tokens, ic_ses
     }
     int chunk = at_most(CHUNK_DEFAULT, budget / 4);
     *config = (ic_session_config){
-        .policy = "streaming",
+        .policy = "saddle",
         .cache_tokens = budget,
         .chunk_max = chunk > CHUNK_MIN ? chunk : CHUNK_MIN,
         .slack = at_most(SLACK_DEFAULT, budget / 8),
