@@ -32,7 +32,7 @@ ic_engine *ic_test_engine(const char *model, const char *dtype, int threads);
 ic_engine *ic_test_engine_small(ic_grid *grid);
 /* Stop tokens end no answer any more, as in the goldens' greedy runs. */
 void ic_test_engine_never_stop(ic_engine *engine);
-/* A session of this budget; policy NULL: streaming. */
+/* A session of this budget; policy NULL: the default. */
 ic_session *ic_test_session(ic_engine *engine, const char *policy, int cache_tokens);
 ic_sampling ic_test_greedy(int max_tokens);
 
