@@ -222,6 +222,17 @@ static void take(talk *t)
     go_on(t);
 }
 
+/* The engine is where the head will say: between answers, or in the middle of the one that is told.
+ * It is not while a question goes in, which may have come since the checkpoint fell due, nor when
+ * an answer has ended, but not its closers or the writing of its end. */
+static bool state_matches(talk *t)
+{
+    if (!t->turn)
+        return !ic_session_is_ready(t->session);
+    ic_session_stats_of(t->session, &t->stats);
+    return t->stats.answering && t->stats.answer_tokens == t->turn->count;
+}
+
 void talk_checkpoint_advance(talk *t)
 {
     if (!t->checkpointing || !t->checkpoint_takes)
@@ -234,9 +245,11 @@ void talk_checkpoint_advance(talk *t)
         talk_recall(t);
     if (t->lease != TALK_LEASE_HOME)
         return;
-    if (!t->turn && ic_session_is_ready(t->session)) { /* the answer has ended, not its closers */
-        t->model_busy = true;
-        talk_lease_out(t);
+    if (!state_matches(t)) {
+        if (ic_session_is_ready(t->session)) {
+            t->model_busy = true;
+            talk_lease_out(t);
+        }
         return;
     }
     take(t);

@@ -211,7 +211,7 @@ static void wrong_starts_are_explained(void **state)
     refused_start(&other, tiny_model(), bad_policy, "magic");
     static const char *const even_pool[] = {"session.policy=saddle", "session.pool=4", NULL};
     refused_start(&other, tiny_model(), even_pool, "take 3 or 5");
-    static const char *const no_use[] = {"session.bias=0.5", NULL};
+    static const char *const no_use[] = {"session.policy=streaming", "session.bias=0.5", NULL};
     refused_start(&other, tiny_model(), no_use, "has no use for bias");
     daemon_process public_folder = other;
     snprintf(public_folder.endpoint, sizeof public_folder.endpoint, "ipc:///tmp/infchat-x.s");
