@@ -42,6 +42,8 @@ void ic_policy_settle(ic_session_config *c)
         c->frames = c->frames ? c->frames : IC_POLICY_FRAMES;
         return;
     }
+    if (p->settle)
+        p->settle(c);
     int frames = p->frames ? p->frames : IC_POLICY_FRAMES;
     c->frames = c->frames ? c->frames : frames;
     c->recent_pct = settled(c->recent_pct, p->recent_pct);

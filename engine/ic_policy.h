@@ -32,7 +32,9 @@ typedef struct ic_policy {
     int frame_unit;                                    /* 0: tokens */
     int frames;                                        /* 0: IC_POLICY_FRAMES */
     int questions, thin, fade_pct, care_pct, text_pct; /* 0: none */
-    uint32_t settings;                                 /* that it has a use for: IC_USES */
+    /* Those of its values that go by the budget, where nothing else is said. NULL: none do. */
+    void (*settle)(ic_session_config *c);
+    uint32_t settings; /* that it has a use for: IC_USES */
     /* What is to stay. NULL: everything; then `refuse` says what does not fit. */
     void (*plan)(const ic_session_config *c, ic_plan *plan);
     /* IC_ELIMIT when `rows` more rows do not fit beside `used`. NULL: room is made. */

@@ -49,6 +49,27 @@ static void build_plan(const ic_session_config *c, ic_plan *plan)
     plan->care = hundredths(c->care_pct);
 }
 
+/* A memory of many lone rows, from many frames, misleads about the present: the demo model never
+ * saw more than some hundred. So older frames get no larger a part of a large budget, but two rows
+ * each, and the newest get the rest; in a small one text needs some 20 rows of its own. Measured:
+ * docs/memory.md. */
+enum { SMALL = 256, LARGE = 512, OLDER_AND_PINS = 160 };
+
+static void settle(ic_session_config *c)
+{
+    bool small = c->cache_tokens < SMALL;
+    if (c->frame_unit == IC_FRAME_WHOLE || c->thin < 0)
+        return;
+    if (!c->thin && c->cache_tokens >= LARGE)
+        c->thin = 2;
+    if (!c->text_pct && small)
+        c->text_pct = 15;
+    if (c->recent_pct || !c->cache_tokens)
+        return;
+    int most = 90 - 100 * OLDER_AND_PINS / c->cache_tokens;
+    c->recent_pct = small ? 40 : most > ic_policy_saddle.recent_pct ? most : 0;
+}
+
 enum {
     USES = IC_USES_SINKS | IC_USES_RECENT | IC_USES_SCORES | IC_USES(IC_SET_BIAS)
            | IC_USES(IC_SET_FRAME_UNIT) | IC_USES(IC_SET_FRAMES) | IC_USES(IC_SET_QUESTIONS)
@@ -63,10 +84,11 @@ const ic_policy ic_policy_saddle = {.name = "saddle",
                                     .smooth_pct = 95,
                                     .pool = 15,
                                     .questions = 8,
-                                    .frames = 4,
+                                    .frames = 2,
                                     .thin = 1,
                                     .fade_pct = 150,
                                     .text_pct = 10,
+                                    .settle = settle,
                                     .settings = USES,
                                     .plan = build_plan};
 

@@ -471,7 +471,7 @@ static void test_settings(void **state)
     static const char *const names[] = {
         "window",    "recent_pct", "bias",      "smooth_pct", "pool", "granularity", "frames",
         "positions", "frame_unit", "questions", "thin",       "fade", "care",        "text_pct"};
-    static const int other_values[] = {16, 33, 77, 9, 5, 1, 2, 1, 2, 5, 7, 55, 44, 66};
+    static const int other_values[] = {16, 33, 77, 9, 5, 1, 3, 1, 2, 5, 7, 55, 44, 66};
     for (int i = 0; i < 14; i++) {
         c = good;
         *settings[i] = -2;
@@ -488,6 +488,37 @@ static void test_settings(void **state)
     ic_policy_settle(&c);
     ic_session_meaning(engine, &c, other);
     assert_string_equal(one, other);
+}
+
+/* What saddle takes for its settings goes by the budget, and what is said stays. */
+static void test_settled_by_budget(void **state)
+{
+    (void)state;
+    static const struct {
+        int budget, recent_pct, thin, text_pct;
+    } want[] = {{128, 40, 1, 15}, {255, 40, 1, 15}, {256, 45, 1, 10},
+                {400, 50, 1, 10}, {512, 59, 2, 10}, {1024, 75, 2, 10}};
+    ic_session_config c;
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        ic_session_config_default(engine, want[i].budget, &c);
+        snprintf(c.policy, sizeof c.policy, "saddle");
+        for (int again = 0; again < 2; again++) {
+            ic_policy_settle(&c);
+            assert_int_equal(c.recent_pct, want[i].recent_pct);
+            assert_int_equal(c.thin, want[i].thin);
+            assert_int_equal(c.text_pct, want[i].text_pct);
+        }
+    }
+    ic_session_config_default(engine, 1024, &c);
+    c.thin = 1, c.recent_pct = 33, c.text_pct = -1;
+    ic_policy_settle(&c);
+    assert_int_equal(c.thin, 1);
+    assert_int_equal(c.recent_pct, 33);
+    assert_int_equal(c.text_pct, -1);
+    c.frame_unit = IC_FRAME_WHOLE, c.thin = c.recent_pct = 0; /* nothing older is thinned out */
+    ic_policy_settle(&c);
+    assert_int_equal(c.thin, -1);
+    assert_int_equal(c.recent_pct, 45);
 }
 
 /* Whole frames are not thinned out: who asks for both is told how to have one of them. Where the
@@ -538,6 +569,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_long_answer, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_h2o_per_step, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_settings, open_engine, close_engine),
+        cmocka_unit_test_setup_teardown(test_settled_by_budget, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_whole_or_thinned, open_engine, close_engine),
     };
     return IC_TEST_RUN(tests);

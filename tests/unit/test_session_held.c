@@ -78,7 +78,7 @@ static void test_counts(void **state)
         ic_session *s = new_session(policies[p]);
         ic_sampling greedy = ic_test_greedy(8);
         ic_assert_ok(ic_session_system(s, "Watch.", &e), &e);
-        watch(s, 12, 0);
+        watch(s, 96, 0);
         ic_assert_ok(ic_session_ask(s, "What did you see?", &greedy, &e), &e);
         run(s);
         ic_session_held h;
@@ -100,11 +100,11 @@ static void test_counts(void **state)
         int text = (kinds[IC_ROW_TEXT] + heads / 2) / heads;
         assert_true(h.text + h.sinks - text <= 1 && text - h.text - h.sinks <= 1);
         assert_int_equal(h.sinks, strcmp(policies[p], "window") == 0 ? 0 : 4);
-        assert_int_equal(h.groups_seen, 12);
+        assert_int_equal(h.groups_seen, 96);
         int held_rows = (pinned + kinds[0] + kinds[1] + kinds[2] + heads / 2) / heads;
         assert_int_equal(h.evicted_tokens, s->stats.tokens - (uint64_t)held_rows);
-        assert_int_equal(h.evicted_groups, 12 - h.groups);
-        assert_true(h.evicted_tokens > 0 && h.groups > 0 && h.groups < 12);
+        assert_int_equal(h.evicted_groups, 96 - h.groups);
+        assert_true(h.evicted_tokens > 0 && h.groups > 0 && h.groups < 96);
         assert_int_equal(h.used, ic_slab_used(s->slab));
         int groups = 0, tokens = 0;
         for (int i = 0; i < h.span_count; i++) {
