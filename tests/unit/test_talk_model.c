@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "actors/ic_talk_priv.h"
+#include "base/ic_clock.h"
 #include "base/ic_mem.h"
 #include "ic_test.h"
 #include "ic_test_session.h"
@@ -56,10 +57,59 @@ static void a_zero_byte_ends_no_text(void **state)
     talk_turn_free(&t.turn);
 }
 
+enum { SECOND = 1000000 };
+
+/* A step is over, so many microseconds later. */
+static void step(talk *t, int64_t us, bool ready)
+{
+    ic_clock_fake(ic_clock_mono_us() + us, 0);
+    talk_progress(t, &(ic_mail_progress){.ready = ready});
+}
+
+static void ask(talk *t)
+{
+    ic_mail_input *in = ic_mail_input_new(NULL, IC_INPUT_ASK);
+    talk_send_input(t, &in);
+}
+
+/* What a replay would take is what was computed: neither the time before a session's first step,
+ * nor that between its questions, nor that of a lease at home. */
+static void pauses_are_no_computing(void **state)
+{
+    (void)state;
+    ic_error e = {0};
+    ic_inbox *sched = NULL;
+    ic_assert_ok(ic_inbox_open(&sched, "sched", 0, &e), &e);
+    ic_talk_args args = {.sched = ic_port_open(sched)};
+    ic_actor_self self = {0};
+    talk t = {.self = &self, .args = &args, .lease = TALK_LEASE_HOME};
+    ic_clock_fake(1000LL * SECOND, 0);
+    talk_lease_out(&t);
+    ask(&t);
+    step(&t, 2000, true);
+    step(&t, 3000, false);
+    assert_int_equal(t.replay_us, 5000);
+    ic_clock_fake(1100LL * SECOND, 0);
+    ask(&t);
+    ic_clock_fake(1100LL * SECOND + 1000, 0);
+    ask(&t); /* does not begin anew */
+    step(&t, 3000, true);
+    assert_int_equal(t.replay_us, 9000);
+    t.lease = TALK_LEASE_HOME; /* in the middle of an answer, for a checkpoint */
+    ic_clock_fake(1200LL * SECOND, 0);
+    talk_lease_out(&t);
+    step(&t, 5000, false);
+    assert_int_equal(t.replay_us, 14000);
+    ic_clock_fake_off();
+    ic_port_close(&args.sched);
+    ic_inbox_close(&sched);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_zero_byte_ends_no_text, open_engine, close_engine),
+        cmocka_unit_test(pauses_are_no_computing),
     };
     return IC_TEST_RUN(tests);
 }
