@@ -142,6 +142,7 @@ void talk_lease_out(talk *t)
     ic_mail_lease *m = ic_mail_lease_new(IC_MAIL_LEASE, t->seat, t->session);
     t->session = NULL;
     t->lease = TALK_LEASE_OUT;
+    t->progress_us = ic_clock_mono_us();
     ic_port_send(&t->self->outbox, t->args->sched, &m);
     if (t->turn && t->turn->cancelled)
         talk_cancel_turn(t); /* it could not be told while the lease was at home */
@@ -159,6 +160,8 @@ void talk_recall(talk *t)
 void talk_send_input(talk *t, ic_mail_input **in_p)
 {
     IC_ASSERT(t->lease == TALK_LEASE_OUT);
+    if (!t->model_busy)
+        t->progress_us = ic_clock_mono_us();
     t->model_busy = true;
     ic_port_send(&t->self->outbox, t->args->sched, in_p);
 }
@@ -554,7 +557,7 @@ static void take_failure(talk *t, const ic_mail_progress *p)
                     p->error.text);
 }
 
-/* Steps of other sessions in between are counted in; a pause is not. */
+/* Steps of other sessions in between are counted in; a pause is not, nor the time at home. */
 static void count_replay(talk *t)
 {
     enum { STEP_US = 1000000 }; /* longer is none */

@@ -237,7 +237,7 @@ typedef struct talk {
     int64_t journal_last;   /* durable */
     uint64_t journal_bytes; /* since the last checkpoint */
     int64_t replay_us;      /* computing since then: what a replay would take */
-    int64_t progress_us;    /* when the model was heard of last */
+    int64_t progress_us;    /* when the model was heard of last, or began */
     bool touched;           /* since the last checkpoint */
     int64_t store_bytes;    /* that it took when it was looked at last */
     int64_t grown_bytes;    /* written since then */

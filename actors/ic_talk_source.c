@@ -359,15 +359,24 @@ static void take_identity(talk *t, const ic_mail_identity *m)
         write_identity(t);
 }
 
+/* What the source has left out by now. */
+static void take_counts(talk *t, const ic_ingest_counts *now)
+{
+    ic_ingest_counts *before = &t->source->counts;
+    uint64_t skipped = now->skipped - before->skipped;
+    uint64_t deduplicated = now->deduplicated - before->deduplicated;
+    t->head.skipped += skipped;
+    t->skipped_here += skipped;
+    t->head.deduplicated += deduplicated;
+    t->deduplicated_here += deduplicated;
+    *before = *now;
+}
+
 static void take_frame(talk *t, ic_mail_frame *m)
 {
     talk_source *s = t->source;
     ic_failpoint(IC_FAIL_media_frame);
-    t->head.skipped += m->counts.skipped - s->counts.skipped;
-    t->skipped_here += m->counts.skipped - s->counts.skipped;
-    t->head.deduplicated += m->counts.deduplicated - s->counts.deduplicated;
-    t->deduplicated_here += m->counts.deduplicated - s->counts.deduplicated;
-    s->counts = m->counts;
+    take_counts(t, &m->counts);
     talk_item *item = ic_alloc(sizeof *item);
     item->type = TALK_ITEM_FRAME;
     item->frame = m->frame;
@@ -439,11 +448,7 @@ void talk_source_finish(talk *t)
     talk_source *s = t->source;
     ic_mail_ingest_ended *end = s->ended;
     ic_failpoint(IC_FAIL_media_end);
-    t->head.skipped += end->counts.skipped - s->counts.skipped;
-    t->skipped_here += end->counts.skipped - s->counts.skipped;
-    t->head.deduplicated += end->counts.deduplicated - s->counts.deduplicated;
-    t->deduplicated_here += end->counts.deduplicated - s->counts.deduplicated;
-    s->counts = end->counts;
+    take_counts(t, &end->counts);
     if (s->request) { /* never opened: it is as if it had not been asked for */
         talk_send_error(t, s->request, open_code(end->rc, &end->error), end->error.text);
     } else {

@@ -319,18 +319,29 @@ static bool must_wait(const ic_session *s, const ic_frame *f)
     return others && waiting_bytes(s) + f->bytes > s->config.pending_bytes_max;
 }
 
-int ic_session_frame(ic_session *s, ic_frame **frame, const ic_grid *grid, ic_error *e)
+/* *out is the frame, if it can be queued. It stays the caller's only if it must wait. */
+static int take_in(const ic_session *s, ic_frame **frame, const ic_grid *grid, ic_frame **out,
+                   ic_error *e)
 {
-    ic_frame *f = *frame;
-    int rc = check_frame(s, f, grid, e);
-    if (!rc && must_wait(s, f))
+    int rc = check_frame(s, *frame, grid, e);
+    if (!rc && must_wait(s, *frame))
         return ic_error_set(e, IC_EAGAIN, "%llu bytes of frames wait already",
                             (unsigned long long)waiting_bytes(s));
-    *frame = NULL;
     if (rc) {
-        ic_frame_unref(&f);
+        ic_frame_unref(frame);
         return rc;
     }
+    *out = *frame;
+    *frame = NULL;
+    return IC_OK;
+}
+
+int ic_session_frame(ic_session *s, ic_frame **frame, const ic_grid *grid, ic_error *e)
+{
+    ic_frame *f = NULL;
+    int rc = take_in(s, frame, grid, &f, e);
+    if (rc)
+        return rc;
     if (s->half.frame[0] && memcmp(&s->half.grid, grid, sizeof *grid) != 0)
         complete_pair(s); /* another picture size: another source */
     s->stats.frames++;
@@ -354,16 +365,10 @@ int ic_session_frames_end(ic_session *s, ic_error *e)
 
 int ic_session_image(ic_session *s, ic_frame **frame, const ic_grid *grid, ic_error *e)
 {
-    ic_frame *f = *frame;
-    int rc = check_frame(s, f, grid, e);
-    if (!rc && must_wait(s, f))
-        return ic_error_set(e, IC_EAGAIN, "%llu bytes of frames wait already",
-                            (unsigned long long)waiting_bytes(s));
-    *frame = NULL;
-    if (rc) {
-        ic_frame_unref(&f);
+    ic_frame *f = NULL;
+    int rc = take_in(s, frame, grid, &f, e);
+    if (rc)
         return rc;
-    }
     complete_pair(s);
     s->stats.frames++;
     ic_input *in = push(s, IC_INPUT_IMAGE);

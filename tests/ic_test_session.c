@@ -55,7 +55,8 @@ ic_engine *ic_test_engine_small(ic_grid *grid)
     ic_error e = {0};
     ic_engine *engine = ic_test_engine("gqa2_tied_f32", NULL, 1);
     ic_test_engine_never_stop(engine);
-    ic_assert_ok(ic_engine_grid(engine, 48, 32, 0, true, grid, &e), &e);
+    if (grid)
+        ic_assert_ok(ic_engine_grid(engine, 48, 32, 0, true, grid, &e), &e);
     return engine;
 }
 
@@ -74,6 +75,16 @@ ic_session *ic_test_session(ic_engine *engine, const char *policy, int cache_tok
 ic_sampling ic_test_greedy(int max_tokens)
 {
     return (ic_sampling){.top_p = 1, .repetition_penalty = 1, .max_tokens = max_tokens};
+}
+
+ic_sampling ic_test_drawn(int max_tokens)
+{
+    return (ic_sampling){.temperature = 5.0f,
+                         .top_k = 200,
+                         .top_p = 1.0f,
+                         .seed = 11,
+                         .repetition_penalty = 1.1f,
+                         .max_tokens = max_tokens};
 }
 
 /* --- what happened ------------------------------------------------------------------------------
@@ -166,6 +177,57 @@ void ic_test_pump(ic_engine *engine, ic_test_log *logs, int count, int rows, uns
             take_result(of[i], &slices[i]);
         assert_true(steps < 100000);
     }
+}
+
+int ic_test_steps(ic_engine *engine, ic_session *s, int steps, ic_test_shown *out)
+{
+    int made = 0;
+    for (; made < steps && ic_session_is_ready(s); made++) {
+        ic_error e = {0};
+        ic_slice slice = {.session = s, .max_rows = 9};
+        ic_assert_ok(ic_engine_step(engine, &slice, 1, &e), &e);
+        assert_int_not_equal(slice.progress, IC_PROGRESS_FAILED);
+        if (slice.progress == IC_PROGRESS_TOKEN) {
+            assert_true(out->count < (int)(sizeof out->token / sizeof *out->token));
+            out->token[out->count++] = slice.token;
+        }
+        if (slice.finish)
+            out->finish = slice.finish;
+    }
+    return made;
+}
+
+ic_session *ic_test_session_answered(ic_engine *engine, const char *policy, int cache_tokens,
+                                     const ic_sampling *sampling)
+{
+    ic_error e = {0};
+    ic_test_shown shown = {0};
+    ic_session *s = ic_test_session(engine, policy, cache_tokens);
+    ic_assert_ok(ic_session_system(s, "You are a careful observer.", &e), &e);
+    ic_assert_ok(ic_session_ask(s, "What did you see before all of this began?", sampling, &e), &e);
+    ic_test_steps(engine, s, 1000, &shown);
+    assert_int_equal(shown.count, sampling->max_tokens);
+    return s;
+}
+
+static void save_all(ic_session *s, ic_buf *out)
+{
+    ic_error e = {0};
+    uint64_t cursor = 0;
+    ic_assert_ok(ic_session_save_state(s, out, &e), &e);
+    for (bool more = true; more;)
+        ic_assert_ok(ic_session_save_rows(s, true, &cursor, 1 << 20, out, &more), &e);
+}
+
+void ic_test_expect_same(ic_session *a, ic_session *b)
+{
+    ic_buf x = {0}, y = {0};
+    save_all(a, &x);
+    save_all(b, &y);
+    assert_int_equal(x.size, y.size);
+    assert_memory_equal(x.data, y.data, x.size);
+    ic_buf_fini(&x);
+    ic_buf_fini(&y);
 }
 
 /* --- cases --------------------------------------------------------------------------------------

@@ -27,14 +27,15 @@ int ic_test_device_is_there(void); /* prints which it is, or why not */
 
 /* tests/golden/models/<model>, on one thread unless said; dtype NULL: auto. Fails the test. */
 ic_engine *ic_test_engine(const char *model, const char *dtype, int threads);
-/* The small one that most tests of sessions use: one that never stops, and the grid of 48 x 32
- * pixels for its frames. */
+/* The small one that most tests of sessions use: one that never stops, and (grid not NULL) the grid
+ * of 48 x 32 pixels for its frames. */
 ic_engine *ic_test_engine_small(ic_grid *grid);
 /* Stop tokens end no answer any more, as in the goldens' greedy runs. */
 void ic_test_engine_never_stop(ic_engine *engine);
 /* A session of this budget; policy NULL: the default. */
 ic_session *ic_test_session(ic_engine *engine, const char *policy, int cache_tokens);
 ic_sampling ic_test_greedy(int max_tokens);
+ic_sampling ic_test_drawn(int max_tokens); /* from a seed, far from what is likeliest */
 
 void ic_test_log_init(ic_test_log *log, const ic_session *s, int vocab);
 void ic_test_log_fini(ic_test_log *log);
@@ -44,6 +45,20 @@ void ic_test_watch(ic_engine *engine, ic_test_log *logs, int count);
 /* Steps all sessions until none is ready. rows: prefill rows of a slice, or 0: random ones from
  * *seed, with a random choice of sessions in each step. */
 void ic_test_pump(ic_engine *engine, ic_test_log *logs, int count, int rows, unsigned *seed);
+
+/* What one session says, without a log. */
+typedef struct ic_test_shown {
+    int32_t token[128];
+    int count;
+    ic_finish finish; /* the last one */
+} ic_test_shown;
+/* At most so many steps of 9 rows, while there is something to do; returns how many. */
+int ic_test_steps(ic_engine *engine, ic_session *s, int steps, ic_test_shown *out);
+/* A session that an answer with this sampling has gone through, up to its limit. */
+ic_session *ic_test_session_answered(ic_engine *engine, const char *policy, int cache_tokens,
+                                     const ic_sampling *sampling);
+/* Fails the test unless both, saved, are the same to the bit: slots included. */
+void ic_test_expect_same(ic_session *a, ic_session *b);
 
 typedef struct ic_test_case {
     char name[64];

@@ -202,18 +202,6 @@ static void multiply_keys(const tile *t, int first, int rows, float *s)
     t->vec->gemm_halves(&q, &t->kt2, s, BLOCK_KEYS, rows, t->deep / 2, BLOCK_KEYS, false);
 }
 
-/* Makes the scores of row `at` of the tile weights, of which s is `row` from where the block is
- * added. Returns the factor for what was gathered so far. */
-static float weigh_row(const tile *t, int at, float *s, int row)
-{
-    s += row * BLOCK_KEYS;
-    if (!t->halves)
-        return t->vec->softmax(s, BLOCK_KEYS, &t->max[at], &t->sum[at]);
-    int64_t to = row * t->s2.stride;
-    return t->vec->softmax_halves(s, t->s2.high + to, t->s2.low + to, BLOCK_KEYS, &t->max[at],
-                                  &t->sum[at]);
-}
-
 static void multiply_values(const tile *t, int first, int rows, int keys, const float *s)
 {
     float *o = t->o + (int64_t)first * t->wide;
@@ -221,6 +209,7 @@ static void multiply_values(const tile *t, int first, int rows, int keys, const 
         t->vec->gemm(s, BLOCK_KEYS, t->v, t->wide, o, t->wide, rows, keys, t->wide, true);
         return;
     }
+    t->vec->halve(s, t->s2.high, t->s2.low, rows * BLOCK_KEYS);
     t->vec->gemm_halves(&t->s2, &t->v2, o, t->wide, rows, BLOCK_KEYS / 2, t->wide, true);
 }
 
@@ -235,7 +224,8 @@ static void add_block(tile *t, int first, int keys, int visible, int step)
         int sees = visible + (step ? r / step : 0);
         for (int j = sees; j < BLOCK_KEYS; j++)
             s[r * BLOCK_KEYS + j] = -INFINITY;
-        float factor = weigh_row(t, first + r, s, r);
+        float factor =
+            t->vec->softmax(s + r * BLOCK_KEYS, BLOCK_KEYS, &t->max[first + r], &t->sum[first + r]);
         if (factor != 1.0f && !t->blank)
             t->vec->scale(factor, t->o + (int64_t)(first + r) * t->wide, t->wide);
     }

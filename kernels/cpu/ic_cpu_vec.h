@@ -42,8 +42,6 @@ typedef struct ic_cpu_vec {
     void (*gemm_halves)(const ic_cpu_halves *a, const ic_cpu_halves *b, float *c, int64_t ldc,
                         int rows, int pairs, int n, bool add);
     void (*halve)(const float *x, uint16_t *high, uint16_t *low, int n);
-    /* softmax, which see, and halve of what it leaves in s */
-    float (*softmax_halves)(float *s, uint16_t *high, uint16_t *low, int n, float *max, float *sum);
     /* pairs[i] = (even[i], odd[i]), of 16 bits */
     void (*pair)(const void *even, const void *odd, uint32_t *pairs, int n);
 

@@ -270,43 +270,20 @@ BF16_TARGET static void gemv_bf16(const uint16_t *w, int out, int64_t in, const 
 
 /* --- halves --- */
 
-BF16_INLINE void store_halves(V v, uint16_t *high, uint16_t *low)
-{
-    __m256i top = (__m256i)_mm512_cvtneps_pbh(v);
-    V rest = v_sub(v, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(top), 16)));
-    _mm256_storeu_si256((void *)high, top);
-    _mm256_storeu_si256((void *)low, (__m256i)_mm512_cvtneps_pbh(rest));
-}
-
 BF16_TARGET static void halve(const float *x, uint16_t *high, uint16_t *low, int n)
 {
     int i = 0;
-    for (; i + W <= n; i += W)
-        store_halves(v_load(x + i), high + i, low + i);
+    for (; i + W <= n; i += W) {
+        V v = v_load(x + i);
+        __m256i top = (__m256i)_mm512_cvtneps_pbh(v);
+        V rest = v_sub(v, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(top), 16)));
+        _mm256_storeu_si256((void *)(high + i), top);
+        _mm256_storeu_si256((void *)(low + i), (__m256i)_mm512_cvtneps_pbh(rest));
+    }
     for (; i < n; i++) {
         high[i] = ic_f32_to_bf16(x[i]);
         low[i] = ic_f32_to_bf16(x[i] - ic_bf16_to_f32(high[i]));
     }
-}
-
-BF16_TARGET static float softmax_halves(float *s, uint16_t *high, uint16_t *low, int n, float *max,
-                                        float *sum)
-{
-    V top = v_set(*max), total = v_zero();
-    for (int i = 0; i < n; i += W)
-        top = v_max(top, v_load(s + i));
-    float before = *max, now = v_top(top);
-    V shift = v_set(now);
-    for (int i = 0; i < n; i += W) {
-        V p = v_exp(v_sub(v_load(s + i), shift));
-        v_store(s + i, p);
-        store_halves(p, high + i, low + i);
-        total = v_add(total, p);
-    }
-    float factor = before == now ? 1.0f : expf(before - now);
-    *max = now;
-    *sum = *sum * factor + v_sum(total);
-    return factor;
 }
 
 TARGET static void pair(const void *evens, const void *odds, uint32_t *pairs, int n)
@@ -332,7 +309,6 @@ static const ic_cpu_vec amx_table = {.name = "amx-bf16",
                                      .gemv_bf16 = gemv_bf16,
                                      .gemm_halves = ic_cpu_amx_gemm_halves,
                                      .halve = halve,
-                                     .softmax_halves = softmax_halves,
                                      .pair = pair};
 
 const ic_cpu_vec *ic_cpu_vec_avx512(void)

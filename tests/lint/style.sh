@@ -10,23 +10,29 @@ mapfile -t files < <(find base wire kernels engine session_store actors clients 
                        \( -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -not -path '*/corpus/*' | sort)
 formatter=$(command -v clang-format-14 || command -v clang-format || true) # another version writes otherwise
 if [ -n "$formatter" ]; then
-  for file in "${files[@]}"; do
-    case $file in *.cu | *.cuh) continue ;; esac
-    "$formatter" "$file" | cmp -s - "$file" || say "$file: not as clang-format writes it"
-  done
+  mapfile -t formatted < <(printf '%s\n' "${files[@]}" | grep -vE '\.cuh?$')
+  if ! unlike=$("$formatter" --dry-run -Werror "${formatted[@]}" 2>&1); then
+    unlike=$(grep -E '^[^ ].*: error: ' <<<"$unlike" | cut -d: -f1 | uniq)
+    for file in ${unlike:-"$formatter"}; do say "$file: not as clang-format writes it"; done
+  fi
 else
   echo "clang-format is not installed: form not checked"
 fi
 
+# One "LENGTH FILE LINE" for each function of more than 100 lines, and one "LENGTH FILE" for each file of more than
+# 1,200. A function's body begins with "{" in column 1 and ends with "}" in column 1.
+too_long() {
+  awk 'function end_file() {if (lines > 1200) print lines, file}
+    FNR == 1 {end_file(); file = FILENAME; start = 0}
+    {lines = FNR}
+    /^\{/ {start = FNR}
+    /^\}/ {if (start && FNR - start > 100) print FNR - start, file, start; start = 0}
+    END {end_file()}' "${files[@]}"
+}
 excused() { grep -qE "^$1([[:space:]]|$)" tests/lint/long.txt 2>/dev/null; }
-for file in "${files[@]}"; do
-  lines=$(wc -l <"$file")
-  if [ "$lines" -gt 1200 ] && ! excused "$file"; then say "$file: $lines lines"; fi
-  # A function's body begins with "{" in column 1 and ends with "}" in column 1.
-  while read -r name length; do
-    excused "$file:$name" || say "$file: function at line $name is $length lines long"
-  done < <(awk '/^\{/ {start = NR} /^\}/ {if (start && NR - start > 100) print start, NR - start; start = 0}' "$file")
-done
+while read -r length file line; do
+  excused "$file${line:+:$line}" || say "$file${line:+: function at line $line}: $length lines long"
+done < <(too_long)
 
 # Words that promise something for later.
 leftovers=$(grep -nE '\b(TODO|FIXME|XXX|HACK)\b' "${files[@]}" | head -5)

@@ -16,8 +16,7 @@ static ic_engine *engine;
 static int open_engine(void **state)
 {
     (void)state;
-    engine = ic_test_engine("gqa2_tied_f32", NULL, 1);
-    ic_test_engine_never_stop(engine);
+    engine = ic_test_engine_small(NULL);
     return 0;
 }
 
@@ -30,35 +29,10 @@ static int close_engine(void **state)
 
 static ic_sampling sampling_of(bool greedy)
 {
-    return (ic_sampling){.temperature = greedy ? 0.0f : 5.0f,
-                         .top_k = 200,
-                         .top_p = 1.0f,
-                         .seed = 11,
-                         .repetition_penalty = 1.1f,
-                         .max_tokens = ANSWER};
-}
-
-typedef struct shown {
-    int32_t token[2 * ANSWER];
-    int count;
-    ic_finish finish;
-} shown;
-
-/* At most so many steps, while there is something to do. */
-static int step(ic_session *s, int steps, shown *out)
-{
-    int made = 0;
-    for (; made < steps && ic_session_is_ready(s); made++) {
-        ic_error e = {0};
-        ic_slice slice = {.session = s, .max_rows = 9};
-        ic_assert_ok(ic_engine_step(engine, &slice, 1, &e), &e);
-        assert_int_not_equal(slice.progress, IC_PROGRESS_FAILED);
-        if (slice.progress == IC_PROGRESS_TOKEN)
-            out->token[out->count++] = slice.token;
-        if (slice.finish)
-            out->finish = slice.finish;
-    }
-    return made;
+    ic_sampling sampling = ic_test_drawn(ANSWER);
+    if (greedy)
+        sampling.temperature = 0;
+    return sampling;
 }
 
 /* A session whose cache is full, with a question in front of it. */
@@ -66,13 +40,7 @@ static ic_session *begin(const char *policy, bool greedy)
 {
     ic_error e = {0};
     ic_sampling sampling = sampling_of(greedy);
-    shown ignored = {0};
-    ic_session *s = ic_test_session(engine, policy, CACHE);
-    ic_assert_ok(ic_session_system(s, "You are a careful observer.", &e), &e);
-    ic_assert_ok(ic_session_ask(s, "What did you see before all of this began?", &sampling, &e),
-                 &e);
-    step(s, 1000, &ignored);
-    assert_int_equal(ignored.count, ANSWER);
+    ic_session *s = ic_test_session_answered(engine, policy, CACHE, &sampling);
     ic_assert_ok(ic_session_ask(s, "And now?", &sampling, &e), &e);
     return s;
 }
@@ -92,7 +60,7 @@ static void drop(checkpoint *c)
 }
 
 /* As a session actor takes it: a piece, some steps, the next piece; the state with the last. */
-static void save_in_passing(ic_session *s, checkpoint *c, shown *out)
+static void save_in_passing(ic_session *s, checkpoint *c, ic_test_shown *out)
 {
     ic_error e = {0};
     ic_session_begin_save(s);
@@ -105,7 +73,7 @@ static void save_in_passing(ic_session *s, checkpoint *c, shown *out)
         c->homecomings++;
         if (!more)
             break;
-        step(s, STEPS_BETWEEN, out);
+        ic_test_steps(engine, s, STEPS_BETWEEN, out);
     }
     ic_buf_fini(&c->state);
     ic_assert_ok(ic_session_save_state(s, &c->state, &e), &e);
@@ -122,38 +90,17 @@ static ic_session *load(const char *policy, const checkpoint *c)
     return s;
 }
 
-static void put_all(ic_session *s, ic_buf *out)
-{
-    ic_error e = {0};
-    uint64_t cursor = 0;
-    ic_assert_ok(ic_session_save_state(s, out, &e), &e);
-    for (bool more = true; more;)
-        ic_assert_ok(ic_session_save_rows(s, true, &cursor, 1 << 20, out, &more), &e);
-}
-
-/* Slots may differ where rows came and went at other moments; here they came and went at the same.
- */
-static void expect_same(ic_session *a, ic_session *b)
-{
-    ic_buf x = {0}, y = {0};
-    put_all(a, &x);
-    put_all(b, &y);
-    assert_int_equal(x.size, y.size);
-    assert_memory_equal(x.data, y.data, x.size);
-    ic_buf_fini(&x);
-    ic_buf_fini(&y);
-}
-
 /* Saved after `at` steps of the second answer, twice, the second time behind the first; what
  * was shown by then is *known. */
-static ic_session *save_at(const char *policy, bool greedy, int at, checkpoint *c, shown *known)
+static ic_session *save_at(const char *policy, bool greedy, int at, checkpoint *c,
+                           ic_test_shown *known)
 {
     ic_session *s = begin(policy, greedy);
-    *known = (shown){.count = 0};
-    step(s, at / 2, known);
+    *known = (ic_test_shown){.count = 0};
+    ic_test_steps(engine, s, at / 2, known);
     save_in_passing(s, c, known);
     ic_session_mark_saved(s);
-    step(s, at - at / 2, known);
+    ic_test_steps(engine, s, at - at / 2, known);
     save_in_passing(s, c, known);
     return s;
 }
@@ -170,13 +117,13 @@ static void test_every_moment(void **state)
     for (size_t i = 0; i < 2 * sizeof policies / sizeof *policies; i++) {
         const char *policy = policies[i / 2];
         ic_session *never = begin(policy, i % 2);
-        shown whole = {0};
-        step(never, 1000, &whole);
+        ic_test_shown whole = {0};
+        ic_test_steps(engine, never, 1000, &whole);
         assert_int_equal(whole.count, ANSWER);
         bool over = false;
         for (int at = 0; !over; at++) {
             checkpoint c = {0};
-            shown known, rest, again = {0};
+            ic_test_shown known, rest, again = {0};
             ic_session *was = save_at(policy, i % 2, at, &c, &known);
             in_rounds += c.homecomings > 2;
             over = known.finish != IC_FINISH_NONE;
@@ -189,14 +136,14 @@ static void test_every_moment(void **state)
             moments++;
             evicting += ic_slab_used(free_one->slab) > CACHE;
             rest = known;
-            step(free_one, 1000, &rest);
+            ic_test_steps(engine, free_one, 1000, &rest);
             assert_int_equal(rest.count, ANSWER);
             assert_int_equal(rest.finish, whole.finish);
             assert_memory_equal(rest.token, whole.token, ANSWER * sizeof *whole.token);
-            expect_same(free_one, never);
-            step(was, 1000, &known); /* who was saved does not notice */
+            ic_test_expect_same(free_one, never);
+            ic_test_steps(engine, was, 1000, &known); /* who was saved does not notice */
             assert_memory_equal(known.token, whole.token, ANSWER * sizeof *whole.token);
-            expect_same(was, never);
+            ic_test_expect_same(was, never);
             ic_error e = {0};
             ic_session_stats stats;
             ic_session_stats_of(replayed, &stats);
@@ -204,9 +151,9 @@ static void test_every_moment(void **state)
             ic_assert_ok(
                 ic_session_force(replayed, whole.token + shown_then, ANSWER - shown_then, &e), &e);
             ic_session_cancel(replayed);
-            step(replayed, 1000, &again);
+            ic_test_steps(engine, replayed, 1000, &again);
             assert_int_equal(again.count, ANSWER - shown_then);
-            expect_same(replayed, never);
+            ic_test_expect_same(replayed, never);
             drop(&c);
             ic_session_destroy(&was);
             ic_session_destroy(&free_one);
@@ -226,7 +173,7 @@ static void test_cut(void **state)
     for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
         for (int at = 4; at < 24; at += 6) {
             checkpoint c = {0};
-            shown known, all = {0}, a = {0}, b = {0};
+            ic_test_shown known, all = {0}, a = {0}, b = {0};
             ic_error e = {0};
             ic_sampling sampling = sampling_of(false);
             ic_session *was = save_at(policies[i], false, at, &c, &known);
@@ -235,21 +182,21 @@ static void test_cut(void **state)
             ic_session_stats_of(cut, &stats);
             assert_true(stats.decoding);
             ic_session_cancel(cut);
-            step(cut, 1000, &a);
+            ic_test_steps(engine, cut, 1000, &a);
             assert_int_equal(a.count, 0);
             assert_int_equal(a.finish, IC_FINISH_CANCEL);
             while (all.count < stats.answer_tokens)
-                step(cancelled, 1, &all);
+                ic_test_steps(engine, cancelled, 1, &all);
             ic_session_cancel(cancelled);
-            step(cancelled, 1000, &all);
+            ic_test_steps(engine, cancelled, 1000, &all);
             ic_assert_ok(ic_session_ask(cut, "Next?", &sampling, &e), &e);
             ic_assert_ok(ic_session_ask(cancelled, "Next?", &sampling, &e), &e);
-            step(cut, 1000, &a);
-            step(cancelled, 1000, &b);
+            ic_test_steps(engine, cut, 1000, &a);
+            ic_test_steps(engine, cancelled, 1000, &b);
             assert_int_equal(a.count, ANSWER);
             assert_int_equal(b.count, ANSWER);
             assert_memory_equal(a.token, b.token, ANSWER * sizeof *a.token);
-            expect_same(cut, cancelled);
+            ic_test_expect_same(cut, cancelled);
             drop(&c);
             ic_session_destroy(&was);
             ic_session_destroy(&cut);

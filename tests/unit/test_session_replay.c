@@ -18,8 +18,7 @@ static ic_engine *engine;
 static int open_engine(void **state)
 {
     (void)state;
-    engine = ic_test_engine("gqa2_tied_f32", NULL, 1);
-    ic_test_engine_never_stop(engine);
+    engine = ic_test_engine_small(NULL);
     return 0;
 }
 
@@ -30,82 +29,25 @@ static int close_engine(void **state)
     return 0;
 }
 
-static ic_sampling sampling_of(int max_tokens)
-{
-    return (ic_sampling){.temperature = 5.0f,
-                         .top_k = 200,
-                         .top_p = 1.0f,
-                         .seed = 11,
-                         .repetition_penalty = 1.1f,
-                         .max_tokens = max_tokens};
-}
-
-typedef struct shown {
-    int32_t token[ANSWER];
-    int count;
-    ic_finish finish;
-} shown;
-
-/* Steps until nothing is left to do. */
-static void run(ic_session *s, shown *out)
-{
-    while (ic_session_is_ready(s)) {
-        ic_error e = {0};
-        ic_slice slice = {.session = s, .max_rows = 9};
-        ic_assert_ok(ic_engine_step(engine, &slice, 1, &e), &e);
-        assert_int_not_equal(slice.progress, IC_PROGRESS_FAILED);
-        if (slice.progress == IC_PROGRESS_TOKEN)
-            out->token[out->count++] = slice.token;
-        if (slice.finish)
-            out->finish = slice.finish;
-    }
-}
-
 /* A session whose cache is full, by an answer that ran to its limit. */
 static ic_session *begin(const char *policy)
 {
-    ic_error e = {0};
-    ic_sampling sampling = sampling_of(ANSWER);
-    shown ignored = {0};
-    ic_session *s = ic_test_session(engine, policy, CACHE);
-    ic_assert_ok(ic_session_system(s, "You are a careful observer.", &e), &e);
-    ic_assert_ok(ic_session_ask(s, "What did you see before all of this began?", &sampling, &e),
-                 &e);
-    run(s, &ignored);
-    assert_int_equal(ignored.count, ANSWER);
-    return s;
-}
-
-static void expect_same(ic_session *a, ic_session *b)
-{
-    ic_error e = {0};
-    ic_buf x = {0}, y = {0};
-    ic_assert_ok(ic_session_save_state(a, &x, &e), &e);
-    ic_assert_ok(ic_session_save_state(b, &y, &e), &e);
-    for (int i = 0; i < 2; i++) {
-        uint64_t cursor = 0;
-        for (bool more = true; more;)
-            ic_assert_ok(
-                ic_session_save_rows(i ? b : a, true, &cursor, 1 << 20, i ? &y : &x, &more), &e);
-    }
-    assert_int_equal(x.size, y.size);
-    assert_memory_equal(x.data, y.data, x.size);
-    ic_buf_fini(&x);
-    ic_buf_fini(&y);
+    ic_sampling sampling = ic_test_drawn(ANSWER);
+    return ic_test_session_answered(engine, policy, CACHE, &sampling);
 }
 
 /* The answer is made with a limit and, unless it is -1, a token that stops it; then it is rebuilt.
  */
-static void compare(const char *policy, int limit, int32_t stop, const shown *expected)
+static void compare(const char *policy, int limit, int32_t stop, const ic_test_shown *expected)
 {
     ic_error e = {0};
-    ic_sampling sampling = sampling_of(limit);
+    ic_sampling sampling = ic_test_drawn(limit);
     ic_session *made = begin(policy), *rebuilt = begin(policy);
-    shown was = {0}, again = {0};
+    ic_test_shown was = {0}, again = {0};
     ic_assert_ok(ic_session_ask(made, "And now?", &sampling, &e), &e);
     engine->config.stop[0] = stop;
     engine->config.stop_count = stop >= 0;
-    run(made, &was);
+    ic_test_steps(engine, made, 1000, &was);
     assert_int_equal(was.finish, stop >= 0 ? IC_FINISH_STOP : IC_FINISH_LENGTH);
     if (expected)
         assert_int_equal(was.count, expected->count);
@@ -113,10 +55,10 @@ static void compare(const char *policy, int limit, int32_t stop, const shown *ex
     if (was.count)
         ic_assert_ok(ic_session_force(rebuilt, was.token, was.count, &e), &e);
     ic_session_cancel(rebuilt);
-    run(rebuilt, &again);
+    ic_test_steps(engine, rebuilt, 1000, &again);
     engine->config.stop_count = 0;
     assert_int_equal(again.count, was.count);
-    expect_same(made, rebuilt);
+    ic_test_expect_same(made, rebuilt);
     ic_session_destroy(&made);
     ic_session_destroy(&rebuilt);
 }
@@ -139,11 +81,11 @@ static void test_stop(void **state)
     (void)state;
     for (size_t p = 0; p < sizeof policies / sizeof *policies; p++) {
         ic_error e = {0};
-        ic_sampling sampling = sampling_of(ANSWER);
-        shown all = {0};
+        ic_sampling sampling = ic_test_drawn(ANSWER);
+        ic_test_shown all = {0};
         ic_session *s = begin(policies[p]);
         ic_assert_ok(ic_session_ask(s, "And now?", &sampling, &e), &e);
-        run(s, &all);
+        ic_test_steps(engine, s, 1000, &all);
         ic_session_destroy(&s);
         int tried = 0;
         for (int n = 0; n < ANSWER; n++) {
@@ -152,7 +94,7 @@ static void test_stop(void **state)
                 first &= all.token[i] != all.token[n];
             if (!first)
                 continue;
-            compare(policies[p], ANSWER, all.token[n], &(shown){.count = n});
+            compare(policies[p], ANSWER, all.token[n], &(ic_test_shown){.count = n});
             tried++;
         }
         assert_true(tried > ANSWER / 2);
