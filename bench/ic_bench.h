@@ -45,7 +45,9 @@ bool ic_bench_check(int argc, char **argv, const char *const *flags, const char 
 void ic_bench_print_string(const char *text); /* as a JSON string, with its quotes */
 
 size_t ic_bench_peak_memory(void); /* bytes: the most this process has had resident */
-size_t ic_bench_resident(void);    /* bytes resident now */
-double ic_bench_now(void);         /* seconds of a clock that never jumps */
+/* Bytes resident now. *anonymous (NULL: not asked for): those that are no mapped file's (weights,
+ * program), of which the kernel takes and brings pages as it likes. */
+size_t ic_bench_resident(size_t *anonymous);
+double ic_bench_now(void); /* seconds of a clock that never jumps */
 
 #endif

@@ -16,7 +16,7 @@
 #include "bench/ic_bench_memory.h"
 
 enum { DECILES = 10, TAIL = 2048, FILES_MAX = 64, LOOKS_MAX = 400 };
-enum { MAGIC = 0x53424349 /* "ICBS" */, STATE_VERSION = 1, SAVE_SECONDS = 60, PAUSED = 3 };
+enum { MAGIC = 0x53424349 /* "ICBS" */, STATE_VERSION = 2, SAVE_SECONDS = 60, PAUSED = 3 };
 
 typedef struct piece { /* whole lines, about a chunk of them */
     size_t at, bytes;
@@ -32,7 +32,7 @@ typedef struct text {
 typedef struct decile {
     double nll, seconds, stretch_stream, stretch_fresh, age;
     int64_t rows, scored, stretch_rows;
-    uint64_t resident;
+    size_t resident, anonymous; /* bytes, of the process */
 } decile;
 
 /* What has gone through one session. */
@@ -319,7 +319,7 @@ static void end_decile(stream *s, int at)
 {
     for (int i = 0; i < s->count; i++) {
         reader *r = &s->list[i];
-        r->deciles[at].resident = ic_bench_resident();
+        r->deciles[at].resident = ic_bench_resident(&r->deciles[at].anonymous);
         r->deciles[at].age = r->ended ? 0 : median_age(r);
     }
     s->taken = 0;
@@ -600,9 +600,10 @@ static void print_json(const stream *s, const reader *r, const char *model)
     for (int i = 0; i < tenths(r); i++) {
         const decile *d = &r->deciles[i];
         printf("%s{\"tokens\":%lld,\"perplexity\":%.4f,\"tokens_per_s\":%.1f,"
-               "\"resident_bytes\":%llu,\"stretch_rows\":%lld,\"ratio\":%.5f,\"median_age\":%.0f}",
+               "\"resident_bytes\":%zu,\"anonymous_bytes\":%zu,\"stretch_rows\":%lld,"
+               "\"ratio\":%.5f,\"median_age\":%.0f}",
                i ? "," : "", (long long)d->rows, exp(per(d->nll, (double)d->scored)),
-               per((double)d->rows, d->seconds), (unsigned long long)d->resident,
+               per((double)d->rows, d->seconds), d->resident, d->anonymous,
                (long long)d->stretch_rows, ratio(d), d->age);
     }
     printf("]");
@@ -614,12 +615,12 @@ static void print_table(const reader *r)
 {
     printf("%s, %d tokens: %lld tokens read; %s\n", r->config.policy, r->config.cache_tokens,
            (long long)r->rows, r->ended ? r->error.text : "all read");
-    printf("  tenth  perplexity  tokens/s  resident MiB   ratio to fresh  median age\n");
+    printf("  tenth  perplexity  tokens/s  resident MiB  anonymous   ratio to fresh  median age\n");
     for (int i = 0; i < tenths(r); i++) {
         const decile *d = &r->deciles[i];
-        printf("  %5d %11.3f %9.0f %13.1f %16.4f %11.0f\n", i + 1,
+        printf("  %5d %11.3f %9.0f %13.1f %10.1f %16.4f %11.0f\n", i + 1,
                exp(per(d->nll, (double)d->scored)), per((double)d->rows, d->seconds),
-               (double)d->resident / 1048576, ratio(d), d->age);
+               (double)d->resident / 1048576, (double)d->anonymous / 1048576, ratio(d), d->age);
     }
 }
 

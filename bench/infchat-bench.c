@@ -83,15 +83,18 @@ size_t ic_bench_peak_memory(void)
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (size_t)usage.ru_maxrss * 1024 : 0;
 }
 
-size_t ic_bench_resident(void)
+size_t ic_bench_resident(size_t *anonymous)
 {
-    unsigned long pages = 0, held = 0;
+    unsigned long pages = 0, held = 0, shared = 0;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
     FILE *f = fopen("/proc/self/statm", "re");
-    if (f && fscanf(f, "%lu %lu", &pages, &held) != 2)
-        held = 0;
+    if (f && fscanf(f, "%lu %lu %lu", &pages, &held, &shared) != 3)
+        held = shared = 0;
     if (f)
         fclose(f);
-    return held * (size_t)sysconf(_SC_PAGESIZE);
+    if (anonymous)
+        *anonymous = (held - shared) * page;
+    return held * page;
 }
 
 double ic_bench_now(void)

@@ -164,17 +164,17 @@ def stream_tables(results):
             d = r["deciles"]
             ends = [x for x in d if x["stretch_rows"]]
             quotient = ends[-1]["ratio"] / ends[0]["ratio"] if len(ends) > 1 else None
-            mib = [x["resident_bytes"] / 2**20 for x in d]
+            mib, own = ([x[what] / 2**20 for x in d] for what in ("resident_bytes", "anonymous_bytes"))
             rows.append((r["cache_tokens"], label, [
                 "%d" % r["cache_tokens"], "`%s`" % label, "{:,}".format(r["tokens"]), "%.0f %%" % (100 * r["repeated_share"]),
                 "%.2f" % r["perplexity"], "%.4f" % r["ratio"] if ends else "", "%.4f" % ends[0]["ratio"] if ends else "",
                 "%.4f" % ends[-1]["ratio"] if ends else "", "%.4f" % quotient if quotient else "",
-                "%.0f, %.0f" % (d[0]["tokens_per_s"], d[-1]["tokens_per_s"]), "%.1f to %.1f" % (min(mib), max(mib)),
+                "%.0f, %.0f" % (d[0]["tokens_per_s"], d[-1]["tokens_per_s"]), "%.1f to %.1f" % (min(mib), max(mib)), "%.1f to %.1f" % (min(own), max(own)),
                 "%.0f" % d[-1]["median_age"]]))
     labels = order({r[1] for r in rows})
     rows.sort(key=lambda r: (r[0], labels.index(r[1])))
     return table(["budget", "policy", "tokens", "repeated", "perplexity", "ratio to fresh windows", "first tenth", "last tenth",
-                  "last / first", "tokens/s, first and last tenth", "resident MiB (all memories of the run)", "median age at the end"],
+                  "last / first", "tokens/s, first and last tenth", "resident MiB (all memories of the run)", "of it anonymous", "median age at the end"],
                  [r[2] for r in rows]) + "\n"
 
 
@@ -196,7 +196,7 @@ def csv_files(out, points):
         [g, *(r.get(s) for s in settings), r["seed"], r["minutes"], p if p in WHENS else "past", "" if p in WHENS else p,
          len(outcomes(r, p)), outcomes(r, p).count("1")]
         for g, _, r in points if r["bench"] == "recall" for p in parts_of([r])])
-    columns = ["tokens", "perplexity", "ratio", "stretch_rows", "tokens_per_s", "resident_bytes", "median_age"]
+    columns = ["tokens", "perplexity", "ratio", "stretch_rows", "tokens_per_s", "resident_bytes", "anonymous_bytes", "median_age"]
     write_csv(out + "/stream.csv", ["group", *settings, "decile", *columns], [
         [g, *(r.get(s) for s in settings), i + 1, *(d[c] for c in columns)]
         for g, _, r in points if r["bench"] == "stream" for i, d in enumerate(r["deciles"])])

@@ -11,7 +11,7 @@ stream() {
     --samples 1 --threads 1 --json "$@"
 }
 # What does not depend on the clock, on the process, or on who reads beside it.
-figures() { sed -E 's/"(tokens_per_s|resident_bytes|resumed|side_by_side|stretches_left_out)":[0-9.]+,//g' "$@"; }
+figures() { sed -E 's/"(tokens_per_s|resident_bytes|anonymous_bytes|resumed|side_by_side|stretches_left_out)":[0-9.]+,//g' "$@"; }
 
 stream --policy saddle,streaming:256,full:1000 --cache-tokens 128 --map 5 >"$folder/whole"
 [ "$(wc -l <"$folder/whole")" = 3 ] || fail "three memories, but not three objects"
