@@ -427,6 +427,7 @@ static int run(int argc, char **argv)
 
 const ic_bench_command ic_bench_logits = {
     "logits",
-    "--model DIR --prompt TEXT --out DIR [--image FILE]... [--video FILE] [--fps N] "
-    "[--max-frames N] [--frame-tokens N] [--system TEXT] [--greedy N] [--dtype D] [--threads N]",
+    "--model DIR --prompt TEXT --out DIR [--image FILE]... [--video FILE] [--fps N]\n"
+    "           [--max-frames N] [--frame-tokens N] [--system TEXT] [--greedy N] [--dtype D]\n"
+    "           [--threads N]",
     "token ids, position ids, frames, pixel values and logits of a prompt, as .npy files", run};

@@ -113,11 +113,27 @@ static int print_help(FILE *to)
     return to == stdout ? 0 : 2;
 }
 
+static bool asks_for_help(const char *argument)
+{
+    return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0;
+}
+
+/* Help instead of the command wherever it is asked for: no option has such a value. */
+static int run_command(const ic_bench_command *c, int argc, char **argv)
+{
+    for (int i = 0; i < argc; i++)
+        if (asks_for_help(argv[i])) {
+            printf("usage: infchat-bench %s %s\n%s\n", c->name, c->arguments, c->summary);
+            return 0;
+        }
+    return c->run(argc, argv);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2)
         return print_help(stderr);
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+    if (asks_for_help(argv[1]))
         return print_help(stdout);
     if (strcmp(argv[1], "--version") == 0) {
         printf("infchat-bench %s\n", INFCHAT_VERSION);
@@ -125,7 +141,7 @@ int main(int argc, char **argv)
     }
     for (int i = 0; i < COMMANDS; i++)
         if (strcmp(argv[1], commands[i]->name) == 0)
-            return commands[i]->run(argc - 2, argv + 2);
+            return run_command(commands[i], argc - 2, argv + 2);
     fprintf(stderr, "no command is called \"%s\"\n", argv[1]);
     return print_help(stderr);
 }
