@@ -89,6 +89,16 @@ static void expect_said(const ic_wire_ok *ok, const char *what, const char *too)
     fail_msg("no notice says \"%s\" and \"%s\"", what, too);
 }
 
+static void fork_of(talker *t, const char *id, char out[64])
+{
+    ic_wire_msg m, reply;
+    ic_wire_msg_init(&m, IC_WIRE_FORK);
+    ic_wire_put(&m.fork, fork, session, id);
+    must(t, &m, &reply);
+    snprintf(out, 64, "%s", reply.ok.session);
+    ic_wire_msg_fini(&reply);
+}
+
 static void suspend(talker *t, const char *id)
 {
     ic_wire_msg m;
@@ -109,11 +119,11 @@ static void live_through(talker *t, char id[64])
     suspend(t, id);
 }
 
-/* Both sessions must give the same answer, in which each of the words stands. */
-static void expect_alike(talker *t, const char *id, const char *twin, const char *question,
-                         const char *word)
+/* Both sessions, each of its server, must give the same answer, in which the word stands. */
+static void expect_alike_at(talker *t, const char *id, talker *u, const char *twin,
+                            const char *question, const char *word)
 {
-    answer a = ask(t, id, question, TOKENS), b = ask(t, twin, question, TOKENS);
+    answer a = ask(t, id, question, TOKENS), b = ask(u, twin, question, TOKENS);
     assert_string_equal(a.text, b.text);
     if (!strstr(a.text, word))
         fail_msg("\"%s\": \"%s\"", question, a.text);
@@ -121,6 +131,12 @@ static void expect_alike(talker *t, const char *id, const char *twin, const char
     assert_true(b.usage.exact);
     free(a.text);
     free(b.text);
+}
+
+static void expect_alike(talker *t, const char *id, const char *twin, const char *question,
+                         const char *word)
+{
+    expect_alike_at(t, id, t, twin, question, word);
 }
 
 /* --- tests -------------------------------------------------------------------------------------
@@ -139,11 +155,7 @@ static void kept_films_are_seen_again(void **state)
     talker *t = connect_talker(&d);
     live_through(t, twin);
     live_through(t, id);
-    ic_wire_msg_init(&m, IC_WIRE_FORK);
-    ic_wire_put(&m.fork, fork, session, id);
-    must(t, &m, &reply);
-    snprintf(fork_id, sizeof fork_id, "%s", reply.ok.session);
-    ic_wire_msg_fini(&reply);
+    fork_of(t, id, fork_id);
     simple(t, IC_WIRE_RESUME, fork_id, &reply);
     ic_wire_msg_fini(&reply);
     suspend(t, fork_id);
@@ -183,6 +195,71 @@ static void kept_films_are_seen_again(void **state)
     assert_false(says(&reply.ok, "could not", ""));
     ic_wire_msg_fini(&reply);
     expect_alike(t, id, twin, "When was the yellow cross last seen?", "seconds");
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
+/* By the client, as a file. */
+static void move_session(const daemon_process *from, const char *id, const daemon_process *to,
+                         char moved[64])
+{
+    char command[1600];
+    snprintf(command, sizeof command,
+             "%s/infchat --server %s export %s %s/moved.icx >&2 && %s/infchat --server %s import "
+             "%s/moved.icx",
+             IC_BINARY_DIR, from->endpoint, id, ic_test_dir(), IC_BINARY_DIR, to->endpoint,
+             ic_test_dir());
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%63s", moved), 1);
+    assert_int_equal(pclose(f), 0);
+}
+
+static void rebuild_all(talker *t, const char *id)
+{
+    ic_wire_msg m = rebuild_msg(id), reply;
+    must(t, &m, &reply);
+    expect_said(&reply.ok, "clip_00_96_h264.mp4", "shown again");
+    expect_said(&reply.ok, "clip_05_96_av1.mkv", "shown again");
+    assert_false(says(&reply.ok, "could not", ""));
+    ic_wire_msg_fini(&reply);
+}
+
+/* What is kept goes with a session into another server's store, and from there into a third. In
+ * both its memory is lost and made again: it knows what the session does that never moved and lost
+ * nothing. The server that it came from has nothing of it any more. */
+static void kept_films_move_with_their_session(void **state)
+{
+    (void)state;
+    daemon_process d, others[2];
+    char id[64], twin[64], moved[2][64];
+    ic_wire_msg reply;
+    prepare(&d, "here");
+    prepare(&others[0], "there");
+    prepare(&others[1], "yonder");
+    start_daemon(&d, demo_model(), NULL);
+    talker *t = connect_talker(&d);
+    live_through(t, twin);
+    live_through(t, id);
+    for (int i = 0; i < 2; i++)
+        start_daemon(&others[i], demo_model(), NULL);
+    move_session(&d, id, &others[0], moved[0]);
+    move_session(&others[0], moved[0], &others[1], moved[1]);
+    simple(t, IC_WIRE_RM, id, &reply);
+    ic_wire_msg_fini(&reply);
+    for (int i = 0; i < 2; i++) {
+        stop_daemon(&others[i]);
+        lose_memory(&others[i], moved[i]);
+        start_daemon(&others[i], demo_model(), NULL);
+        talker *u = connect_talker(&others[i]);
+        rebuild_all(u, moved[i]);
+        char copy[64]; /* the twin answers each of them as if it were the first */
+        fork_of(t, twin, copy);
+        expect_alike_at(u, moved[i], t, copy, "Did you see a green ring?", "Yes");
+        expect_alike_at(u, moved[i], t, copy, "When did the yellow cross appear?", "7 seconds");
+        disconnect_talker(&u);
+        stop_daemon(&others[i]);
+    }
     disconnect_talker(&t);
     stop_daemon(&d);
 }
@@ -526,9 +603,13 @@ static void a_rebuild_can_be_given_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kept_films_are_seen_again),  cmocka_unit_test(what_is_not_kept_is_said),
-        cmocka_unit_test(the_bound_takes_the_oldest), cmocka_unit_test(a_file_is_read_again),
-        cmocka_unit_test(a_changed_file_is_refused),  cmocka_unit_test(a_damaged_frame_is_said),
+        cmocka_unit_test(kept_films_are_seen_again),
+        cmocka_unit_test(kept_films_move_with_their_session),
+        cmocka_unit_test(what_is_not_kept_is_said),
+        cmocka_unit_test(the_bound_takes_the_oldest),
+        cmocka_unit_test(a_file_is_read_again),
+        cmocka_unit_test(a_changed_file_is_refused),
+        cmocka_unit_test(a_damaged_frame_is_said),
         cmocka_unit_test(a_rebuild_can_be_given_up),
     };
     return IC_DAEMON_RUN(tests);
