@@ -339,6 +339,93 @@ static void the_bound_takes_the_oldest(void **state)
     stop_daemon(&d);
 }
 
+/* A session of the policy that keeps everything and refuses what does not fit. */
+static void live_in_a_full_cache(talker *t, char id[64])
+{
+    char code[40];
+    ic_wire_msg m, reply;
+    ic_wire_msg_init(&m, IC_WIRE_NEW);
+    ic_wire_put(&m.new, new, policy, "full");
+    ic_wire_put(&m.new, new, cache_tokens, 400);
+    must(t, &m, &reply);
+    snprintf(id, 64, "%s", reply.ok.session);
+    ic_wire_msg_fini(&reply);
+    free(ask(t, id, "What do you see?", TOKENS).text);
+    assert_true(upload(t, id, first_film, code) > 40);
+    free(ask(t, id,
+             "Which shapes came one after the other, and which of them came last of all, "
+             "and which of them did you like best?",
+             TOKENS)
+             .text);
+    suspend(t, id);
+}
+
+/* The numbers of the first notice that names both, if they are as in "source 1 (x): 3 of its 5". */
+static void read_said(const ic_wire_ok *ok, const char *what, const char *too, const char *form,
+                      int *a, int *b)
+{
+    for (uint32_t i = 0; ic_wire_has(ok, ok, notices) && i < ok->notices.count; i++) {
+        const char *text = ok->notices.items[i];
+        const char *numbers = strstr(text, "): ");
+        if (strstr(text, what) && strstr(text, too) && numbers && sscanf(numbers, form, a, b) > 0)
+            return;
+    }
+    expect_said(ok, what, too);
+    fail_msg("\"%s\" has no numbers", too);
+}
+
+static uint64_t held_tokens(talker *t, const char *id)
+{
+    ic_wire_msg m;
+    simple(t, IC_WIRE_SHOW, id, &m);
+    uint64_t tokens = m.ok.info.cache_tokens;
+    ic_wire_msg_fini(&m);
+    return tokens;
+}
+
+/* What the model refuses in a rebuild, frames and a question for which there is no room, is not
+ * counted as shown: it is named, with the reason and the time. The new memory is as the old one
+ * was, which had refused the same. */
+static void what_is_refused_is_not_shown(void **state)
+{
+    (void)state;
+    daemon_process d;
+    char id[64], twin[64];
+    ic_wire_msg m, reply;
+    int shown = 0, all = 0, refused = 0, unused = 0;
+    prepare(&d, "full");
+    start_daemon(&d, demo_model(), NULL);
+    talker *t = connect_talker(&d);
+    live_in_a_full_cache(t, twin);
+    live_in_a_full_cache(t, id);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    lose_memory(&d, id);
+    int64_t events = read_number(&d, "SELECT count(*) FROM event");
+    start_daemon(&d, demo_model(), NULL);
+    t = connect_talker(&d);
+    m = rebuild_msg(id);
+    must(t, &m, &reply);
+    read_said(&reply.ok, "source 1 (", "were shown again", "): %d of its %d", &shown, &all);
+    read_said(&reply.ok, "source 1 (", "were refused: the cache is full", "): %d frames, of %d",
+              &refused, &unused);
+    assert_true(shown > 4 && refused > 4);
+    assert_int_equal(shown + refused, all);
+    expect_said(&reply.ok, "turn 2 ", "was refused: the cache is full");
+    assert_false(says(&reply.ok, "could not be shown", ""));
+    ic_wire_msg_fini(&reply);
+    simple(t, IC_WIRE_RESUME, twin, &reply);
+    ic_wire_msg_fini(&reply);
+    assert_int_equal(held_tokens(t, id), held_tokens(t, twin));
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    char told[80];
+    snprintf(told, sizeof told, "1 of 2 turns and %d of %d frames went in again", shown, all);
+    assert_true(log_has(&d, told));
+    /* Told once, by the one notice of the rebuild. */
+    assert_in_range(read_number(&d, "SELECT count(*) FROM event"), events + 1, events + 3);
+}
+
 /* --- files of the server -----------------------------------------------------------------------
  */
 
@@ -607,6 +694,7 @@ int main(void)
         cmocka_unit_test(kept_films_move_with_their_session),
         cmocka_unit_test(what_is_not_kept_is_said),
         cmocka_unit_test(the_bound_takes_the_oldest),
+        cmocka_unit_test(what_is_refused_is_not_shown),
         cmocka_unit_test(a_file_is_read_again),
         cmocka_unit_test(a_changed_file_is_refused),
         cmocka_unit_test(a_damaged_frame_is_said),

@@ -208,7 +208,7 @@ static void step(bench *b)
     ic_mail_progress *p = ic_mail_new(IC_MAIL_PROGRESS, sizeof *p, NULL);
     p->progress = slice.progress;
     p->rows = slice.rows;
-    p->frames = slice.frames;
+    p->frames_in = slice.frames_in;
     p->token = slice.token;
     p->finish = slice.finish;
     p->error = slice.error;
