@@ -143,7 +143,8 @@ ic_mail_input *ic_mail_input_new(ic_seat *seat, ic_input_type type);
 typedef struct ic_mail_progress {
     ic_mail head;
     ic_progress progress;
-    int rows, frames;
+    int rows;
+    int frames_in, frames_refused; /* that are encoded now; of an input that the model refused */
     int32_t token;
     ic_finish finish;
     ic_error error;         /* IC_PROGRESS_FAILED, or an input that was refused */

@@ -373,7 +373,8 @@ static void step(sched *s, ic_slice *slices, ic_seat **seats, int count)
         ic_mail_progress *p = ic_mail_new(IC_MAIL_PROGRESS, sizeof *p, NULL);
         p->progress = slices[i].progress;
         p->rows = slices[i].rows;
-        p->frames = slices[i].frames;
+        p->frames_in = slices[i].frames_in;
+        p->frames_refused = slices[i].frames_refused;
         p->token = slices[i].token;
         p->finish = slices[i].finish;
         if (p->finish)

@@ -993,7 +993,7 @@ static void advance_owed(talk *t)
 
 static bool replay_is_in(const talk *t)
 {
-    if (t->rebuild_run || t->replay_answers || t->frames_sent > t->stats.frames)
+    if (talk_rebuild_is_feeding(t) || t->replay_answers || t->frames_sent > t->stats.frames)
         return false;
     return t->turn ? t->stats.answer_tokens >= t->turn->replayed && t->stats.decoding
                    : !t->model_busy;

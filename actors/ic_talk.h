@@ -10,8 +10,9 @@
  * line waits, under credit;
  *   - what goes into the model is journalled in that order. A client hears of nothing that is not
  *     durable: events and OKs leave when the store has said so;
- *   - a checkpoint is taken between answers, with the lease at home; the journal behind it is
- * replayed on resume, tokens that were shown are forced.
+ *   - a checkpoint is taken between answers, with the lease at home, or in the middle of one, for
+ * which it comes home for a moment each time; the journal behind it is replayed on resume, tokens
+ * that were shown are forced.
  *
  * Mail: ic_actor_msgs.h. From the router REQUEST, PEER_GONE, ROOM, SUSPEND_NOW, DRAIN; to it SEND,
  * SESSION_STATE, ROOM_WANTED, ROOM_FREED, RM_READY, and WANT_END: "I have seen n mails of yours and

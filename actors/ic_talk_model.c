@@ -581,7 +581,7 @@ void talk_progress(talk *t, const ic_mail_progress *p)
         t->evicted_here += t->stats.evicted_tokens - evicted;
     if (p->input_refused && (p->refused == IC_INPUT_FRAME || p->refused == IC_INPUT_IMAGE))
         t->frames_sent--; /* the engine does not count it */
-    if (p->progress == IC_PROGRESS_FAILED || p->input_refused)
+    if (!talk_rebuild_progress(t, p) && (p->progress == IC_PROGRESS_FAILED || p->input_refused))
         take_failure(t, p);
     if (t->phase == TALK_FAILED || swallow_replay(t, p))
         return;

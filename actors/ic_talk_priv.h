@@ -275,7 +275,7 @@ typedef struct talk {
     bool rebuilding;        /* it is being made again, or not yet stored: nobody is answered */
     char **rebuild_notices; /* what could not be had; owned */
     uint32_t rebuild_notice_count;
-    talk_rebuild *rebuild_run; /* NULL: everything has gone in */
+    talk_rebuild *rebuild_run; /* NULL: what came of it is told */
     talk_reread *reread;
     ic_session_config rebuild_former; /* settings of the memory that could not be had */
     char rebuild_told[160];           /* how it went */
@@ -382,6 +382,9 @@ void talk_rebuild_begin(talk *t, const ic_error *why);      /* in the place of a
 void talk_rebuild_read(talk *t, ic_job_transcript **job_p); /* Takes, if it goes on with it */
 void talk_rebuild_frames(talk *t, ic_job_frames **done_p);  /* Takes */
 void talk_rebuild_pump(talk *t);
+bool talk_rebuild_is_feeding(const talk *t); /* not everything has gone to the model */
+/* What became of what went in. true: there is a rebuild, which tells it in the end. */
+bool talk_rebuild_progress(talk *t, const ic_mail_progress *p);
 void talk_rebuild_settle(talk *t); /* before it is stored */
 void talk_rebuild_drop(talk *t);
 void talk_rebuild_cancel(talk *t);

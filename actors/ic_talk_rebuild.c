@@ -11,6 +11,8 @@
 #include "base/ic_log.h"
 #include "base/ic_mem.h"
 
+enum { ANSWERS_AHEAD = 2, SPAN_CHARS = 80 };
+
 static void say(talk *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void say(talk *t, const char *fmt, ...)
 {
@@ -65,15 +67,30 @@ void talk_rebuild_begin(talk *t, const ic_error *why)
 /* --- the plan ----------------------------------------------------------------------------------
  */
 
+typedef struct rebuild_frame { /* given to the model, and not known yet to be taken */
+    rebuild_source *source;
+    int64_t pts_us;
+} rebuild_frame;
+
 struct talk_rebuild {
     ic_job_transcript *told; /* owned */
     int turn;                /* row of the next question */
     int rounds, rounds_in;   /* of the transcript; gone in again */
-    ic_job_frames *chunk;    /* owned; NULL: none is here */
-    int at;                  /* in it */
-    int64_t next;            /* number that the next chunk begins with */
-    bool asked;              /* for a chunk */
-    ic_buf pixels;           /* of a frame to come */
+    bool fed;                /* everything has been given to the model */
+    rebuild_frame *frames_on;
+    int frames_on_count, frames_on_capacity;
+    uint64_t frames_before; /* that the model had taken in before, */
+    uint64_t frames_over;   /* and those since then of which it is known what became */
+    uint64_t *given;        /* [rounds] numbers of the questions given to it: */
+    int given_count;
+    int ended;            /* of these */
+    int settled;          /* of these, begun or refused */
+    uint64_t turns_begun; /* by the model, by the last that was heard of it */
+    ic_job_frames *chunk; /* owned; NULL: none is here */
+    int at;               /* in it */
+    int64_t next;         /* number that the next chunk begins with */
+    bool asked;           /* for a chunk */
+    ic_buf pixels;        /* of a frame to come */
     bool pixels_lost;
     uint64_t open; /* source that showed the last frame; 0: none */
     rebuild_source *sources;
@@ -117,6 +134,7 @@ static void count_rounds(talk_rebuild *r)
 {
     for (int i = 0; i < r->told->count; i++)
         r->rounds += !r->told->turns[i].is_answer;
+    r->given = ic_calloc((size_t)r->rounds + 1, sizeof *r->given);
 }
 
 void talk_rebuild_drop(talk *t)
@@ -128,9 +146,12 @@ void talk_rebuild_drop(talk *t)
     t->rebuild_run = NULL;
     for (int i = 0; i < r->told->source_count; i++) {
         ic_talk_reading_fini(&r->sources[i].reading);
-        ic_free(r->sources[i].why);
+        ic_free(r->sources[i].missing.why);
+        ic_free(r->sources[i].refused.why);
     }
     ic_free(r->sources);
+    ic_free(r->frames_on);
+    ic_free(r->given);
     ic_buf_fini(&r->pixels);
     ic_mail_discard((ic_mail **)&r->told);
     ic_mail_discard((ic_mail **)&r->chunk);
@@ -188,24 +209,57 @@ static void take_round(talk *t, talk_rebuild *r, const ic_transcript_turn *q,
 {
     ic_error e = {0};
     r->turn++;
-    if (send_round(t, q, a, &e))
+    if (send_round(t, q, a, &e)) {
         say(t, "turn %llu is left out: %s", (unsigned long long)q->number, e.text);
-    else
-        r->rounds_in++;
+        return;
+    }
+    r->given[r->given_count++] = q->number;
+    r->rounds_in++;
+}
+
+static void refuse_turn(talk *t, talk_rebuild *r, const ic_mail_progress *p)
+{
+    if (r->settled == r->given_count) {
+        say(t, "the system text was refused: %s", p->error.text);
+        return;
+    }
+    say(t, "turn %llu was refused: %s", (unsigned long long)r->given[r->settled], p->error.text);
+    r->settled++;
+    r->rounds_in--;
+}
+
+/* Questions are begun, or refused, in their order, and so they end; but one without a word of an
+ * answer ends while it waits, before that. */
+static void follow_rounds(talk *t, talk_rebuild *r, const ic_mail_progress *p)
+{
+    bool ask_refused = p->input_refused && p->refused == IC_INPUT_ASK;
+    r->settled += (int)(p->stats.turn - r->turns_begun);
+    r->turns_begun = p->stats.turn;
+    if (p->finish || ask_refused)
+        r->ended++;
+    bool begun = r->settled >= r->ended;
+    if (p->finish == IC_FINISH_ERROR && begun)
+        say(t, "the answer of turn %llu went in again in part: %s",
+            (unsigned long long)r->given[r->ended - 1], p->error.text);
+    else if (p->finish == IC_FINISH_ERROR || ask_refused
+             || (p->progress == IC_PROGRESS_FAILED && !p->finish && !p->frames_refused))
+        refuse_turn(t, r, p);
 }
 
 /* --- frames ------------------------------------------------------------------------------------
  */
 
-static void miss(rebuild_source *s, int64_t pts_us, const char *why)
+/* pts_us -1: its time is not known. */
+static void miss(rebuild_gap *gap, int64_t pts_us, const char *why)
 {
-    if (!s->why)
-        s->why = ic_strdup(why);
+    if (!gap->why)
+        gap->why = ic_strdup(why);
+    gap->frames++;
     if (pts_us < 0)
         return;
-    s->gap_from_us = !s->has_gap || pts_us < s->gap_from_us ? pts_us : s->gap_from_us;
-    s->gap_to_us = !s->has_gap || pts_us > s->gap_to_us ? pts_us : s->gap_to_us;
-    s->has_gap = true;
+    gap->from_us = !gap->timed || pts_us < gap->from_us ? pts_us : gap->from_us;
+    gap->to_us = !gap->timed || pts_us > gap->to_us ? pts_us : gap->to_us;
+    gap->timed = true;
 }
 
 /* The grid that this model gives a picture of that size: the same, unless the model is another. */
@@ -213,6 +267,30 @@ static int fit_grid(const talk *t, const ic_grid *was, bool image, ic_grid *grid
 {
     return ic_engine_grid(t->limits->engine, was->width, was->height,
                           t->config.engine.group_tokens_max, !image, grid, e);
+}
+
+static void note_frame(talk_rebuild *r, rebuild_source *s, int64_t pts_us)
+{
+    if (r->frames_on_count == r->frames_on_capacity) {
+        r->frames_on_capacity = r->frames_on_capacity ? 2 * r->frames_on_capacity : 32;
+        r->frames_on =
+            ic_realloc(r->frames_on, (size_t)r->frames_on_capacity * sizeof *r->frames_on);
+    }
+    r->frames_on[r->frames_on_count++] = (rebuild_frame){.source = s, .pts_us = pts_us};
+}
+
+/* What became of so many frames on their way, from this one on. why: they were refused; NULL: they
+ * are in. */
+static void end_frames(talk_rebuild *r, int at, int count, const char *why)
+{
+    count = count < r->frames_on_count - at ? count : r->frames_on_count - at;
+    if (count <= 0)
+        return;
+    for (int i = at; why && i < at + count; i++)
+        miss(&r->frames_on[i].source->refused, r->frames_on[i].pts_us, why);
+    r->frames_on_count -= count;
+    memmove(r->frames_on + at, r->frames_on + at + count,
+            (size_t)(r->frames_on_count - at) * sizeof *r->frames_on);
 }
 
 static void show(talk *t, talk_rebuild *r, rebuild_source *s, ic_frame **frame, const ic_grid *grid,
@@ -224,6 +302,7 @@ static void show(talk *t, talk_rebuild *r, rebuild_source *s, ic_frame **frame, 
     }
     r->open = s->told->number;
     ic_mail_input *in = ic_mail_input_new(t->seat, image ? IC_INPUT_IMAGE : IC_INPUT_FRAME);
+    note_frame(r, s, (*frame)->pts_us);
     in->frame = *frame;
     in->grid = *grid;
     *frame = NULL;
@@ -268,7 +347,7 @@ static bool take_picture(talk *t, talk_rebuild *r, const ic_history_frame *f, re
     if (frame)
         show(t, r, s, &frame, &grid, image);
     else
-        miss(s, pts_us, why);
+        miss(&s->missing, pts_us, why);
     s->found++;
     ic_buf_clear(&r->pixels);
     r->pixels_lost = false;
@@ -289,7 +368,7 @@ static bool take_frame(talk *t, talk_rebuild *r, const ic_history_frame *f)
     }
     if (f->damaged || ic_talk_record_decode(&rec, f->kind, f->bytes.data, f->bytes.size, &e)) {
         ic_log_warn("session", "%.8s: frame %lld is damaged", t->id, (long long)f->number);
-        miss(s, -1, "their records are damaged");
+        miss(&s->missing, -1, "their records are damaged");
         r->pixels_lost = true;
         return true;
     }
@@ -350,54 +429,102 @@ static const ic_history_frame *next_frame(talk *t, talk_rebuild *r, bool *over)
 /* --- what came of it ---------------------------------------------------------------------------
  */
 
+static void tell_span(char text[SPAN_CHARS], const rebuild_gap *gap)
+{
+    text[0] = '\0';
+    if (gap->timed)
+        snprintf(text, SPAN_CHARS, ", of %.3f s to %.3f s", (double)gap->from_us / 1e6,
+                 (double)gap->to_us / 1e6);
+}
+
+static int64_t frames_in(const rebuild_source *s)
+{
+    return s->shown - s->refused.frames;
+}
+
+static int64_t frames_of(const rebuild_source *s)
+{
+    return s->told->frames > s->found ? s->told->frames : s->found;
+}
+
 static void say_source(talk *t, const rebuild_source *s)
 {
-    int64_t all = s->told->frames > s->found ? s->told->frames : s->found;
-    int64_t missing = all - s->shown;
+    int64_t all = frames_of(s), missing = all - s->shown;
     unsigned long long n = (unsigned long long)s->told->number;
-    char span[80] = "";
-    if (!all)
-        return;
-    if (s->shown)
+    char span[SPAN_CHARS];
+    if (frames_in(s) > 0)
         say(t, "source %llu (%s): %lld of its %lld frames were shown again%s%s", n, s->told->name,
-            (long long)s->shown, (long long)all, s->read ? ", read from the file" : "",
+            (long long)frames_in(s), (long long)all, s->read ? ", read from the file" : "",
             s->refitted ? ", fitted to this model" : "");
-    if (!missing)
-        return;
-    if (s->has_gap)
-        snprintf(span, sizeof span, ", of %.3f s to %.3f s", (double)s->gap_from_us / 1e6,
-                 (double)s->gap_to_us / 1e6);
-    say(t,
-        "source %llu (%s): %lld frames%s could not be shown again: %s; feed it again, where you "
-        "have it",
-        n, s->told->name, (long long)missing, span, s->why ? s->why : "they are not kept any more");
+    tell_span(span, &s->refused);
+    if (s->refused.why)
+        say(t, "source %llu (%s): %lld frames%s were refused: %s", n, s->told->name,
+            (long long)s->refused.frames, span, s->refused.why);
+    tell_span(span, &s->missing);
+    if (missing > 0)
+        say(t,
+            "source %llu (%s): %lld frames%s could not be shown again: %s; feed it again, where "
+            "you have it",
+            n, s->told->name, (long long)missing, span,
+            s->missing.why ? s->missing.why : "they are not kept any more");
+}
+
+/* Everything has been computed. */
+static void tell_all(talk *t, talk_rebuild *r)
+{
+    int64_t in = 0, all = 0;
+    for (int i = 0; i < r->told->source_count; i++) {
+        const rebuild_source *s = &r->sources[i];
+        say_source(t, s);
+        in += frames_in(s);
+        all += frames_of(s);
+    }
+    ic_log_info("session", "%.8s: %d of %d turns and %lld of %lld frames went in again", t->id,
+                r->rounds_in, r->rounds, (long long)in, (long long)all);
+    snprintf(t->rebuild_told, sizeof t->rebuild_told,
+             "the memory was made again: %d of %d turns, %lld of %lld frames", r->rounds_in,
+             r->rounds, (long long)in, (long long)all);
 }
 
 /* Everything is in the model's hands: what is left is its computing. */
-static void finish(talk *t, talk_rebuild *r)
+static void end_feeding(talk *t, talk_rebuild *r)
 {
-    int64_t shown = 0, all = 0;
     if (r->open) {
         ic_mail_input *end = ic_mail_input_new(t->seat, IC_INPUT_FRAMES_END);
         talk_send_input(t, &end);
     }
-    for (int i = 0; i < r->told->source_count; i++) {
-        const rebuild_source *s = &r->sources[i];
-        say_source(t, s);
-        shown += s->shown;
-        all += s->told->frames > s->found ? s->told->frames : s->found;
-    }
-    ic_log_info("session", "%.8s: %d of %d turns and %lld of %lld frames went in again", t->id,
-                r->rounds_in, r->rounds, (long long)shown, (long long)all);
-    snprintf(t->rebuild_told, sizeof t->rebuild_told,
-             "the memory was made again: %d of %d turns, %lld of %lld frames", r->rounds_in,
-             r->rounds, (long long)shown, (long long)all);
-    talk_rebuild_drop(t);
+    talk_reread_free(t);
+    r->fed = true;
+}
+
+bool talk_rebuild_is_feeding(const talk *t)
+{
+    return t->rebuild_run && !t->rebuild_run->fed;
+}
+
+/* Frames and questions end in the order in which they went in, each kind for itself; a frame may be
+ * refused as it comes, before those that wait. */
+bool talk_rebuild_progress(talk *t, const ic_mail_progress *p)
+{
+    talk_rebuild *r = t->rebuild_run;
+    if (!r || p->device_failed)
+        return false;
+    bool frame = p->refused == IC_INPUT_FRAME || p->refused == IC_INPUT_IMAGE;
+    if (p->input_refused && frame)
+        end_frames(r, (int)(p->stats.frames - r->frames_before - r->frames_over), 1, p->error.text);
+    end_frames(r, 0, p->frames_in, NULL);
+    end_frames(r, 0, p->frames_refused, p->error.text);
+    r->frames_over += (uint64_t)(p->frames_in + p->frames_refused);
+    follow_rounds(t, r, p);
+    return true;
 }
 
 /* The new memory is whole: its settings become the session's, just before it is stored. */
 void talk_rebuild_settle(talk *t)
 {
+    if (t->rebuild_run)
+        tell_all(t, t->rebuild_run);
+    talk_rebuild_drop(t);
     t->has_former = false;
     talk_unit *u = talk_unit_new(t);
     ic_write_op *op = ic_job_write_add(u->ops, IC_WRITE_CONFIG);
@@ -435,7 +562,7 @@ static bool step(talk *t, talk_rebuild *r)
         return true;
     }
     if (!f) {
-        finish(t, r);
+        end_feeding(t, r);
         return false;
     }
     if (!take_frame(t, r, f))
@@ -447,12 +574,11 @@ static bool step(talk *t, talk_rebuild *r)
 /* Feeds what the model has room for, as a source would: other sessions take their turns. */
 void talk_rebuild_pump(talk *t)
 {
-    enum { ANSWERS_AHEAD = 2 };
-    while (t->rebuild_run && t->phase == TALK_REPLAY && t->lease == TALK_LEASE_OUT
+    while (talk_rebuild_is_feeding(t) && t->phase == TALK_REPLAY && t->lease == TALK_LEASE_OUT
            && t->replay_answers < ANSWERS_AHEAD && talk_frames_ahead(t) < TALK_FRAMES_AHEAD
            && step(t, t->rebuild_run))
         ;
-    if (t->rebuild_run)
+    if (talk_rebuild_is_feeding(t))
         tell_progress(t, t->rebuild_run);
 }
 
@@ -486,6 +612,8 @@ void talk_rebuild_read(talk *t, ic_job_transcript **job_p)
     r->told = job;
     *job_p = NULL;
     r->told_us = ic_clock_mono_us();
+    r->frames_before = t->stats.frames;
+    r->turns_begun = t->stats.turn;
     plan_sources(t, r);
     count_rounds(r);
     t->rebuild_run = r;

@@ -5,16 +5,24 @@
 #include "actors/ic_store_history.h"
 #include "actors/ic_talk_priv.h"
 
+/* Frames that are not in the new memory. */
+typedef struct rebuild_gap {
+    int64_t frames;
+    bool timed; /* some of them: */
+    int64_t from_us, to_us;
+    char *why; /* owned: the first reason; NULL: there are none */
+} rebuild_gap;
+
 /* A source of the ledger on its way in again. */
 typedef struct rebuild_source {
     const ic_transcript_source *told; /* borrowed */
     bool readable;                    /* its file may be read again: not tried yet, or it is */
     ic_talk_reading reading;
-    int64_t found, shown; /* frames whose records are there; of these, shown again */
+    int64_t found, shown; /* frames whose records are there; of these, given to the model again */
     int64_t read;         /* of these, read again */
-    bool has_gap, refitted;
-    int64_t gap_from_us, gap_to_us; /* around those that were not shown */
-    char *why;                      /* owned: the first reason */
+    bool refitted;
+    rebuild_gap missing; /* not to be had */
+    rebuild_gap refused; /* by the model, of those that were given to it */
 } rebuild_source;
 
 /* ic_talk_reread.c: a file that is read again. */

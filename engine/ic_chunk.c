@@ -130,6 +130,7 @@ static void refuse(ic_session *s, ic_input *in, ic_slice *slice)
         slice->finish = IC_FINISH_ERROR;
     if (in->kind == IC_INPUT_ASK)
         s->answer.forced_count = s->answer.forced_at = 0;
+    slice->frames_refused = ic_input_frames(in);
     ic_input_fini(in);
 }
 

@@ -121,8 +121,9 @@ typedef struct ic_slice {
     int max_rows; /* of prefill, at least 1; a decode slice takes one row */
     /* results */
     ic_progress progress;
-    int rows;      /* text and vision rows computed */
-    int frames;    /* frame pairs encoded */
+    int rows;                      /* text and vision rows computed */
+    int frames;                    /* frame pairs encoded */
+    int frames_in, frames_refused; /* frames of these; frames of an input that was dropped whole */
     int32_t token; /* IC_PROGRESS_TOKEN: the token now shown; it enters the cache at the next slice.
                       IC_FINISH_STOP comes with the stop token here and without IC_PROGRESS_TOKEN.
                       Else -1 */

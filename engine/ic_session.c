@@ -180,14 +180,26 @@ void ic_input_fini(ic_input *in)
     *in = (ic_input){0};
 }
 
+/* One that is there twice, to complete a pair, counts once. */
+static bool is_own_frame(const ic_input *in, int i)
+{
+    return in->frame[i] && (i == 0 || in->frame[i] != in->frame[i - 1]);
+}
+
 uint64_t ic_input_bytes(const ic_input *in)
 {
     uint64_t bytes = 0;
-    for (int i = 0; i < IC_FRAMES_MAX; i++) {
-        if (in->frame[i] && (i == 0 || in->frame[i] != in->frame[i - 1]))
-            bytes += in->frame[i]->bytes;
-    }
+    for (int i = 0; i < IC_FRAMES_MAX; i++)
+        bytes += is_own_frame(in, i) ? in->frame[i]->bytes : 0;
     return bytes;
+}
+
+int ic_input_frames(const ic_input *in)
+{
+    int frames = 0;
+    for (int i = 0; i < IC_FRAMES_MAX; i++)
+        frames += is_own_frame(in, i);
+    return frames;
 }
 
 void ic_session_destroy(ic_session **s_p)

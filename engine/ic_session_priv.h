@@ -29,6 +29,7 @@ typedef struct ic_input {
 
 void ic_input_fini(ic_input *in);
 uint64_t ic_input_bytes(const ic_input *in); /* of frames, each counted once */
+int ic_input_frames(const ic_input *in);     /* the same */
 
 typedef enum ic_answer_phase {
     IC_ANSWER_NONE,

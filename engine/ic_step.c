@@ -80,6 +80,7 @@ static int encode_all(ic_engine *engine, int count)
         if (j->work.encode) {
             jobs[n++] = vision_job(j->slice->session);
             j->slice->frames = 1;
+            j->slice->frames_in = ic_input_frames(&j->slice->session->current);
             j->slice->progress = IC_PROGRESS_INPUT;
         }
         if (n == AT_ONCE || (i == count - 1 && n > 0)) {
@@ -310,7 +311,7 @@ static void plan_all(ic_engine *engine, ic_slice *slices, int count)
     for (int i = 0; i < count; i++) {
         ic_slice *slice = &slices[i];
         slice->progress = IC_PROGRESS_IDLE;
-        slice->rows = slice->frames = 0;
+        slice->rows = slice->frames = slice->frames_in = slice->frames_refused = 0;
         slice->token = -1;
         slice->finish = IC_FINISH_NONE;
         slice->error = (ic_error){0};

@@ -89,6 +89,16 @@ static void expect_said(const ic_wire_ok *ok, const char *what, const char *too)
     fail_msg("no notice says \"%s\" and \"%s\"", what, too);
 }
 
+static void fork_of(talker *t, const char *id, char out[64])
+{
+    ic_wire_msg m, reply;
+    ic_wire_msg_init(&m, IC_WIRE_FORK);
+    ic_wire_put(&m.fork, fork, session, id);
+    must(t, &m, &reply);
+    snprintf(out, 64, "%s", reply.ok.session);
+    ic_wire_msg_fini(&reply);
+}
+
 static void suspend(talker *t, const char *id)
 {
     ic_wire_msg m;
@@ -109,11 +119,11 @@ static void live_through(talker *t, char id[64])
     suspend(t, id);
 }
 
-/* Both sessions must give the same answer, in which each of the words stands. */
-static void expect_alike(talker *t, const char *id, const char *twin, const char *question,
-                         const char *word)
+/* Both sessions, each of its server, must give the same answer, in which the word stands. */
+static void expect_alike_at(talker *t, const char *id, talker *u, const char *twin,
+                            const char *question, const char *word)
 {
-    answer a = ask(t, id, question, TOKENS), b = ask(t, twin, question, TOKENS);
+    answer a = ask(t, id, question, TOKENS), b = ask(u, twin, question, TOKENS);
     assert_string_equal(a.text, b.text);
     if (!strstr(a.text, word))
         fail_msg("\"%s\": \"%s\"", question, a.text);
@@ -121,6 +131,12 @@ static void expect_alike(talker *t, const char *id, const char *twin, const char
     assert_true(b.usage.exact);
     free(a.text);
     free(b.text);
+}
+
+static void expect_alike(talker *t, const char *id, const char *twin, const char *question,
+                         const char *word)
+{
+    expect_alike_at(t, id, t, twin, question, word);
 }
 
 /* --- tests -------------------------------------------------------------------------------------
@@ -139,11 +155,7 @@ static void kept_films_are_seen_again(void **state)
     talker *t = connect_talker(&d);
     live_through(t, twin);
     live_through(t, id);
-    ic_wire_msg_init(&m, IC_WIRE_FORK);
-    ic_wire_put(&m.fork, fork, session, id);
-    must(t, &m, &reply);
-    snprintf(fork_id, sizeof fork_id, "%s", reply.ok.session);
-    ic_wire_msg_fini(&reply);
+    fork_of(t, id, fork_id);
     simple(t, IC_WIRE_RESUME, fork_id, &reply);
     ic_wire_msg_fini(&reply);
     suspend(t, fork_id);
@@ -183,6 +195,71 @@ static void kept_films_are_seen_again(void **state)
     assert_false(says(&reply.ok, "could not", ""));
     ic_wire_msg_fini(&reply);
     expect_alike(t, id, twin, "When was the yellow cross last seen?", "seconds");
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
+/* By the client, as a file. */
+static void move_session(const daemon_process *from, const char *id, const daemon_process *to,
+                         char moved[64])
+{
+    char command[1600];
+    snprintf(command, sizeof command,
+             "%s/infchat --server %s export %s %s/moved.icx >&2 && %s/infchat --server %s import "
+             "%s/moved.icx",
+             IC_BINARY_DIR, from->endpoint, id, ic_test_dir(), IC_BINARY_DIR, to->endpoint,
+             ic_test_dir());
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%63s", moved), 1);
+    assert_int_equal(pclose(f), 0);
+}
+
+static void rebuild_all(talker *t, const char *id)
+{
+    ic_wire_msg m = rebuild_msg(id), reply;
+    must(t, &m, &reply);
+    expect_said(&reply.ok, "clip_00_96_h264.mp4", "shown again");
+    expect_said(&reply.ok, "clip_05_96_av1.mkv", "shown again");
+    assert_false(says(&reply.ok, "could not", ""));
+    ic_wire_msg_fini(&reply);
+}
+
+/* What is kept goes with a session into another server's store, and from there into a third. In
+ * both its memory is lost and made again: it knows what the session does that never moved and lost
+ * nothing. The server that it came from has nothing of it any more. */
+static void kept_films_move_with_their_session(void **state)
+{
+    (void)state;
+    daemon_process d, others[2];
+    char id[64], twin[64], moved[2][64];
+    ic_wire_msg reply;
+    prepare(&d, "here");
+    prepare(&others[0], "there");
+    prepare(&others[1], "yonder");
+    start_daemon(&d, demo_model(), NULL);
+    talker *t = connect_talker(&d);
+    live_through(t, twin);
+    live_through(t, id);
+    for (int i = 0; i < 2; i++)
+        start_daemon(&others[i], demo_model(), NULL);
+    move_session(&d, id, &others[0], moved[0]);
+    move_session(&others[0], moved[0], &others[1], moved[1]);
+    simple(t, IC_WIRE_RM, id, &reply);
+    ic_wire_msg_fini(&reply);
+    for (int i = 0; i < 2; i++) {
+        stop_daemon(&others[i]);
+        lose_memory(&others[i], moved[i]);
+        start_daemon(&others[i], demo_model(), NULL);
+        talker *u = connect_talker(&others[i]);
+        rebuild_all(u, moved[i]);
+        char copy[64]; /* the twin answers each of them as if it were the first */
+        fork_of(t, twin, copy);
+        expect_alike_at(u, moved[i], t, copy, "Did you see a green ring?", "Yes");
+        expect_alike_at(u, moved[i], t, copy, "When did the yellow cross appear?", "7 seconds");
+        disconnect_talker(&u);
+        stop_daemon(&others[i]);
+    }
     disconnect_talker(&t);
     stop_daemon(&d);
 }
@@ -260,6 +337,93 @@ static void the_bound_takes_the_oldest(void **state)
     ic_wire_msg_fini(&reply);
     disconnect_talker(&t);
     stop_daemon(&d);
+}
+
+/* A session of the policy that keeps everything and refuses what does not fit. */
+static void live_in_a_full_cache(talker *t, char id[64])
+{
+    char code[40];
+    ic_wire_msg m, reply;
+    ic_wire_msg_init(&m, IC_WIRE_NEW);
+    ic_wire_put(&m.new, new, policy, "full");
+    ic_wire_put(&m.new, new, cache_tokens, 400);
+    must(t, &m, &reply);
+    snprintf(id, 64, "%s", reply.ok.session);
+    ic_wire_msg_fini(&reply);
+    free(ask(t, id, "What do you see?", TOKENS).text);
+    assert_true(upload(t, id, first_film, code) > 40);
+    free(ask(t, id,
+             "Which shapes came one after the other, and which of them came last of all, "
+             "and which of them did you like best?",
+             TOKENS)
+             .text);
+    suspend(t, id);
+}
+
+/* The numbers of the first notice that names both, if they are as in "source 1 (x): 3 of its 5". */
+static void read_said(const ic_wire_ok *ok, const char *what, const char *too, const char *form,
+                      int *a, int *b)
+{
+    for (uint32_t i = 0; ic_wire_has(ok, ok, notices) && i < ok->notices.count; i++) {
+        const char *text = ok->notices.items[i];
+        const char *numbers = strstr(text, "): ");
+        if (strstr(text, what) && strstr(text, too) && numbers && sscanf(numbers, form, a, b) > 0)
+            return;
+    }
+    expect_said(ok, what, too);
+    fail_msg("\"%s\" has no numbers", too);
+}
+
+static uint64_t held_tokens(talker *t, const char *id)
+{
+    ic_wire_msg m;
+    simple(t, IC_WIRE_SHOW, id, &m);
+    uint64_t tokens = m.ok.info.cache_tokens;
+    ic_wire_msg_fini(&m);
+    return tokens;
+}
+
+/* What the model refuses in a rebuild, frames and a question for which there is no room, is not
+ * counted as shown: it is named, with the reason and the time. The new memory is as the old one
+ * was, which had refused the same. */
+static void what_is_refused_is_not_shown(void **state)
+{
+    (void)state;
+    daemon_process d;
+    char id[64], twin[64];
+    ic_wire_msg m, reply;
+    int shown = 0, all = 0, refused = 0, unused = 0;
+    prepare(&d, "full");
+    start_daemon(&d, demo_model(), NULL);
+    talker *t = connect_talker(&d);
+    live_in_a_full_cache(t, twin);
+    live_in_a_full_cache(t, id);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    lose_memory(&d, id);
+    int64_t events = read_number(&d, "SELECT count(*) FROM event");
+    start_daemon(&d, demo_model(), NULL);
+    t = connect_talker(&d);
+    m = rebuild_msg(id);
+    must(t, &m, &reply);
+    read_said(&reply.ok, "source 1 (", "were shown again", "): %d of its %d", &shown, &all);
+    read_said(&reply.ok, "source 1 (", "were refused: the cache is full", "): %d frames, of %d",
+              &refused, &unused);
+    assert_true(shown > 4 && refused > 4);
+    assert_int_equal(shown + refused, all);
+    expect_said(&reply.ok, "turn 2 ", "was refused: the cache is full");
+    assert_false(says(&reply.ok, "could not be shown", ""));
+    ic_wire_msg_fini(&reply);
+    simple(t, IC_WIRE_RESUME, twin, &reply);
+    ic_wire_msg_fini(&reply);
+    assert_int_equal(held_tokens(t, id), held_tokens(t, twin));
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    char told[80];
+    snprintf(told, sizeof told, "1 of 2 turns and %d of %d frames went in again", shown, all);
+    assert_true(log_has(&d, told));
+    /* Told once, by the one notice of the rebuild. */
+    assert_in_range(read_number(&d, "SELECT count(*) FROM event"), events + 1, events + 3);
 }
 
 /* --- files of the server -----------------------------------------------------------------------
@@ -526,9 +690,14 @@ static void a_rebuild_can_be_given_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kept_films_are_seen_again),  cmocka_unit_test(what_is_not_kept_is_said),
-        cmocka_unit_test(the_bound_takes_the_oldest), cmocka_unit_test(a_file_is_read_again),
-        cmocka_unit_test(a_changed_file_is_refused),  cmocka_unit_test(a_damaged_frame_is_said),
+        cmocka_unit_test(kept_films_are_seen_again),
+        cmocka_unit_test(kept_films_move_with_their_session),
+        cmocka_unit_test(what_is_not_kept_is_said),
+        cmocka_unit_test(the_bound_takes_the_oldest),
+        cmocka_unit_test(what_is_refused_is_not_shown),
+        cmocka_unit_test(a_file_is_read_again),
+        cmocka_unit_test(a_changed_file_is_refused),
+        cmocka_unit_test(a_damaged_frame_is_said),
         cmocka_unit_test(a_rebuild_can_be_given_up),
     };
     return IC_DAEMON_RUN(tests);

@@ -493,6 +493,34 @@ static void test_frames_wait(void **state)
     end(&f);
 }
 
+/* Every frame that was taken in is told of once, as encoded or as refused: pairs, and a frame that
+ * is repeated to make one as the one that it is. */
+static void test_frames_are_accounted_for(void **state)
+{
+    (void)state;
+    fixture f;
+    ic_error e = {0};
+    begin(&f, "full", 64);
+    for (int i = 0; i < 11; i++)
+        add_frame(&f, i);
+    ic_assert_ok(ic_session_frames_end(f.s, &e), &e);
+    int in = 0, refused = 0, last = 0;
+    while (ic_session_is_ready(f.s)) {
+        ic_slice slice = {.session = f.s, .max_rows = 7};
+        ic_assert_ok(ic_engine_step(engine, &slice, 1, &e), &e);
+        assert_int_equal(slice.frames_in, 2 * slice.frames);
+        assert_true(!slice.frames_refused || slice.progress == IC_PROGRESS_FAILED);
+        in += slice.frames_in;
+        refused += slice.frames_refused;
+        last = slice.frames_refused ? slice.frames_refused : last;
+    }
+    assert_true(in > 0 && refused > 2);
+    assert_int_equal(in + refused, 11);
+    assert_int_equal(stats_of(&f).frames, 11);
+    assert_int_equal(last, 1); /* that was completed by itself */
+    end(&f);
+}
+
 /* full refuses a question that does not fit, says so, and leaves everything as it was: a shorter
  * question is answered as if the long one had never been asked. */
 static void test_full_refuses(void **state)
@@ -678,6 +706,7 @@ int main(void)
         cmocka_unit_test(test_cancel_early),
         cmocka_unit_test(test_frames_wait),
         cmocka_unit_test(test_full_refuses),
+        cmocka_unit_test(test_frames_are_accounted_for),
         cmocka_unit_test(test_full_ends_answer),
         cmocka_unit_test(test_streaming_bounds),
         cmocka_unit_test(test_streaming_long_answer),
