@@ -69,6 +69,19 @@ const char *ic_setting_name(ic_setting setting)
     return settings[setting].name;
 }
 
+/* Thinning keeps single rows of a frame, and whole frames forbid just that. */
+static int check_frames(const ic_session_config *c, ic_error *e)
+{
+    const uint32_t both = IC_USES(IC_SET_THIN) | IC_USES(IC_SET_FRAME_UNIT);
+    if (c->thin <= 0 || c->frame_unit != IC_FRAME_WHOLE
+        || (ic_session_config_used(c) & both) != both)
+        return IC_OK;
+    return ic_error_set(e, IC_EINVAL,
+                        "thin %d keeps single tokens of older frames, which frame_unit whole "
+                        "forbids: set thin to 0, or frame_unit to tokens",
+                        c->thin);
+}
+
 static int check_settings(const ic_session_config *c, ic_error *e)
 {
     for (int i = 0; i < IC_SETTINGS; i++) {
@@ -87,7 +100,7 @@ static int check_settings(const ic_session_config *c, ic_error *e)
                             "pool %d is not odd: a row stands in the middle of its neighbours; "
                             "take %d or %d",
                             c->pool, c->pool - 1, c->pool + 1);
-    return IC_OK;
+    return check_frames(c, e);
 }
 
 uint32_t ic_session_config_used(const ic_session_config *c)

@@ -258,11 +258,11 @@ static void policies_have_settings(void **state)
     }
     static const struct {
         const char *policy, *names;
-        uint64_t sinks, pool, window;
-        int granularity;
+        uint64_t sinks, pool, window, thin;
     } wrong[] = {{"saddle", "take 3 or 5", 0, 4, 0, 0},
                  {"saddle", "window 500 is not in 0 .. 128", 0, 0, 500, 0},
                  {"saddle", "sinks", 1000000, 0, 0, 0},
+                 {"saddle", "set thin to 0, or frame_unit to tokens", 0, 0, 0, 2},
                  {"streaming", "has no use for pool", 0, 3, 0, 0}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         ic_wire_settings wish = {0};
@@ -272,6 +272,10 @@ static void policies_have_settings(void **state)
             ic_wire_put(&wish, settings, pool, wrong[i].pool);
         if (wrong[i].window)
             ic_wire_put(&wish, settings, window, wrong[i].window);
+        if (wrong[i].thin) {
+            ic_wire_put(&wish, settings, thin, wrong[i].thin);
+            ic_wire_put(&wish, settings, frame_unit, IC_WIRE_FRAME_UNIT_WHOLE);
+        }
         ic_wire_msg_init(&m, IC_WIRE_NEW);
         ic_wire_put(&m.new, new, policy, wrong[i].policy);
         ic_wire_put(&m.new, new, settings, wish);

@@ -163,8 +163,9 @@ static void change_manifest(const daemon_process *d, const char *id, const char 
     ic_store_close(&s);
 }
 
-/* The session's record asks for a cache of other settings than its checkpoint has. */
-static void change_settings(const daemon_process *d, const char *id)
+/* The session's record asks for a cache of other settings than its checkpoint has; thinned: for
+ * whole frames that are thinned out, which former builds took. */
+static void change_settings(const daemon_process *d, const char *id, bool thinned)
 {
     ic_store *s = open_store(d);
     ic_error e = {0};
@@ -173,7 +174,12 @@ static void change_settings(const daemon_process *d, const char *id)
     ic_talk_config c = {.system = NULL};
     ic_assert_ok(ic_store_session_config(s, id, &version, &bytes, &e), &e);
     ic_assert_ok(ic_talk_config_decode(&c, bytes.data, bytes.size, &e), &e);
-    c.engine.recent_pct += 8;
+    if (thinned) {
+        c.engine.thin = 1;
+        c.engine.frame_unit = IC_FRAME_WHOLE;
+    } else {
+        c.engine.recent_pct += 8;
+    }
     ic_buf_clear(&bytes);
     ic_assert_ok(ic_talk_config_encode(&c, &bytes), &e);
     ic_assert_ok(ic_store_session_set_config(s, id, version, bytes.data, bytes.size, &e), &e);
@@ -193,9 +199,10 @@ static void expect_refused(talker *t, const char *id, const char *code, const ch
     ic_wire_msg_fini(&reply);
 }
 
-/* A memory that means something else is refused with what differs: settings of the cache, a model
- * of the same shape, a layout of a later version. Under other numerics it is taken, and said. Other
- * sessions go on, and each of the refused ones can be made again from its words. */
+/* A memory that means something else is refused with what differs: settings of the cache, ones that
+ * exclude each other by now, a model of the same shape, a layout of a later version. Under other
+ * numerics it is taken, and said. Other sessions go on, and each of the refused ones can be made
+ * again from its words. */
 static void what_differs_is_said(void **state)
 {
     (void)state;
@@ -203,19 +210,23 @@ static void what_differs_is_said(void **state)
     prepare(&d, "differs");
     start_daemon(&d, tiny_model(), NULL);
     talker *t = connect_talker(&d);
-    char settings[64], meaning[64], layout[64], numerics[64], sound[64], *answers[5][2];
-    char *ids[] = {settings, meaning, layout, numerics, sound};
-    for (int i = 0; i < 5; i++)
+    char settings[64], mixed[64], meaning[64], layout[64], numerics[64], sound[64], *answers[6][2];
+    char *ids[] = {settings, mixed, meaning, layout, numerics, sound};
+    for (int i = 0; i < 6; i++)
         make_session(t, ids[i], answers[i]);
     disconnect_talker(&t);
     stop_daemon(&d);
-    change_settings(&d, settings);
+    change_settings(&d, settings, false);
+    change_settings(&d, mixed, true);
+    change_manifest(&d, mixed, "76543210fedcba9876543210fedcba98", NULL, 0); /* what they mean */
     change_manifest(&d, meaning, "0123456789abcdef0123456789abcdef", NULL, 0);
     change_manifest(&d, layout, NULL, NULL, 1000);
     change_manifest(&d, numerics, NULL, "another processor", 0);
     start_daemon(&d, tiny_model(), NULL);
     t = connect_talker(&d);
     expect_refused(t, settings, "MISMATCH", "recent");
+    expect_refused(t, mixed, "MISMATCH", "thin 1");
+    expect_refused(t, mixed, "MISMATCH", "frame_unit whole");
     expect_refused(t, meaning, "MISMATCH", "0123456789abcdef");
     expect_refused(t, layout, "CORRUPT", "version 1000");
     ic_wire_msg m = resume_msg(numerics, false), reply;
@@ -229,15 +240,16 @@ static void what_differs_is_said(void **state)
     a = ask(t, sound, "Three?", TOKENS);
     assert_true(a.usage.exact);
     free(a.text);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         m = resume_msg(ids[i], true);
         must(t, &m, &reply);
         assert_false(reply.ok.exact);
+        assert_int_equal(notices_name(&reply.ok, "thin 1"), ids[i] == mixed);
         ic_wire_msg_fini(&reply);
         free(ask(t, ids[i], "Three?", TOKENS).text);
         expect_transcript(t, ids[i], answers[i], 3);
     }
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < 12; i++)
         free(answers[i / 2][i % 2]);
     disconnect_talker(&t);
     stop_daemon(&d);

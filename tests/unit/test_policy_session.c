@@ -490,6 +490,42 @@ static void test_settings(void **state)
     assert_string_equal(one, other);
 }
 
+/* Whole frames are not thinned out: who asks for both is told how to have one of them. Where the
+ * policy has no use for them, or thinning is left to it, they are no contradiction. */
+static void test_whole_or_thinned(void **state)
+{
+    (void)state;
+    static const char *const thinning[] = {"saddle", "saddle-paper"};
+    ic_session_config good, c;
+    ic_session *s;
+    ic_error e = {0};
+    ic_session_config_default(engine, 256, &good);
+    good.frame_unit = IC_FRAME_WHOLE;
+    for (int i = 0; i < 2; i++) {
+        c = good;
+        snprintf(c.policy, sizeof c.policy, "%s", thinning[i]);
+        c.thin = 3;
+        assert_int_equal(ic_session_new(&s, engine, &c, &e), IC_EINVAL);
+        assert_null(s);
+        assert_non_null(strstr(e.text, "thin 3"));
+        assert_non_null(strstr(e.text, "frame_unit whole"));
+        assert_non_null(strstr(e.text, "set thin to 0, or frame_unit to tokens"));
+        c.thin = -1;
+        ic_assert_ok(ic_session_config_check(engine, &c, &e), &e);
+        c.thin = 0;
+        ic_assert_ok(ic_session_config_check(engine, &c, &e), &e);
+        ic_session_config_settle(&c);
+        assert_int_equal(c.thin, -1);
+        c.thin = 3;
+        c.frame_unit = IC_FRAME_TOKENS;
+        ic_assert_ok(ic_session_config_check(engine, &c, &e), &e);
+    }
+    c = good;
+    snprintf(c.policy, sizeof c.policy, "streaming");
+    c.thin = 3;
+    ic_assert_ok(ic_session_config_check(engine, &c, &e), &e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -502,6 +538,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_long_answer, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_h2o_per_step, open_engine, close_engine),
         cmocka_unit_test_setup_teardown(test_settings, open_engine, close_engine),
+        cmocka_unit_test_setup_teardown(test_whole_or_thinned, open_engine, close_engine),
     };
     return IC_TEST_RUN(tests);
 }
