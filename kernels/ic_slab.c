@@ -259,8 +259,6 @@ int ic_slab_append(ic_slab *s, const ic_row *rows, int count, ic_error *e)
             ic_slab_step(&s->cursor, &rows[i]);
         return rc ? ic_error_set(e, rc, "the device refused %d rows", count) : 0;
     }
-    if (ic_slab_touch(s))
-        return ic_error_set(e, IC_EDEVICE, "the device refused %d rows", count);
     for (int head = 0; head < s->heads; head++)
         append_to_head(s, head, rows, count);
     for (int i = 0; s->original && i < count; i++)

@@ -136,7 +136,9 @@ IC_MUST_CHECK int ic_slab_load_positions(ic_slab *s, int32_t limit, ic_cursor *i
  * given up of which least is lost: the last row of a group is worth the hole that it leaves between
  * its neighbours, in groups, over its age to the power `fade`, times 1 + `care` * the group's best
  * score / the mean of these; each row above the last half as much as the one below. Then as without
- * `thin`, where with `aged` the scores count no further: the newest. */
+ * `thin`, where with `aged` the scores count no further: the newest.
+ * Not in one plan: `thin` without `scored` or with `whole`, whose rows it would part; `cascades`
+ * with `frames` or `thin`, since each says what stays of all that is no sink. */
 typedef struct ic_plan {
     int budget; /* rows that may stay per head */
     int sinks;  /* oldest rows that stay besides the pinned ones */
@@ -147,7 +149,7 @@ typedef struct ic_plan {
     bool per_layer; /* the mean score over a layer's kv heads decides for all of them */
     int frames, text;
     bool whole;
-    int cascades;
+    int cascades; /* at most IC_CASCADE_MOST (ic_cascade.h) */
     int thin;
     float fade, care;
     bool aged;

@@ -629,21 +629,20 @@ static void evict_heads(ic_slab *s, eviction *v, ic_evicted *sum)
     }
 }
 
-/* Rules that no policy puts together by itself: no backend need carry them out in its copy. */
-static bool is_mixed(const ic_plan *plan)
+/* What ic_slab.h says a plan may not be. */
+static bool is_sound(const ic_slab *s, const ic_plan *plan)
 {
-    return plan->thin ? plan->whole : plan->cascades && plan->frames;
+    bool scores = plan->scored || plan->cascades, alone = !plan->frames && !plan->thin;
+    return plan->budget >= 0 && plan->sinks >= 0 && (!scores || s->scores) && plan->cascades >= 0
+           && plan->cascades <= IC_CASCADE_MOST && (!plan->cascades || alone)
+           && (!plan->thin || (plan->scored && !plan->whole));
 }
 
 int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
 {
-    IC_ASSERT(plan->budget >= 0 && plan->sinks >= 0 && !s->loading);
-    IC_ASSERT((!plan->scored && !plan->cascades) || s->scores);
-    IC_ASSERT(plan->cascades >= 0 && plan->cascades <= IC_CASCADE_MOST);
-    if (s->mirror && !is_mixed(plan))
+    IC_ASSERT(!s->loading && is_sound(s, plan));
+    if (s->mirror)
         return s->device->backend->slab_evict(s, plan, evicted);
-    if (ic_slab_touch(s))
-        return IC_EDEVICE;
     eviction v = {.slab = s, .plan = plan};
     ic_evicted sum = {0};
     int rc = make_room(&v, plan->scored || plan->cascades);
