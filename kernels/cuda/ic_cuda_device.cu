@@ -157,6 +157,7 @@ static const ic_backend backend = {
     .slab_open = ic_cuda_slab_open,
     .slab_close = ic_cuda_slab_close,
     .slab_append = ic_cuda_slab_append,
+    .slab_drop = ic_cuda_slab_drop,
     .slab_evict = ic_cuda_slab_evict,
     .slab_pull = ic_cuda_slab_pull,
     .gemm = ic_cuda_gemm,

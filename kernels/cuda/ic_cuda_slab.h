@@ -1,9 +1,10 @@
 /* ic_cuda_slab: a slab's tables in device memory, and what the CUDA backend does with slabs.
  *
  * The copy of the tables (free map, rows, order, positions, counts, scores) lies beside K and V, in
- * one allocation laid out as the host's. Appending, scoring and evicting change it there; the host
- * pulls it only to look (a checkpoint, a test). So a step needs no table from the host, and a step
- * of decode no copy at all beyond the appended row itself, which travels as a kernel's parameter.
+ * one allocation laid out as the host's. Appending, dropping, scoring and evicting change it there;
+ * the host pulls it only to look (a checkpoint, a test). So a step needs no table from the host,
+ * and a step of decode no copy at all beyond the appended row itself, which travels as a kernel's
+ * parameter.
  */
 #ifndef IC_CUDA_SLAB_H
 #define IC_CUDA_SLAB_H
@@ -42,6 +43,7 @@ size_t ic_cuda_select_room(const struct ic_cuda_device *d, const ic_slab_desc *d
 int ic_cuda_slab_open(ic_slab *s, ic_error *e);
 void ic_cuda_slab_close(ic_slab *s);
 int ic_cuda_slab_append(ic_slab *s, const ic_row *rows, int count);
+int ic_cuda_slab_drop(ic_slab *s, int count, ic_row *row, ic_pos *position);
 int ic_cuda_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted);
 int ic_cuda_slab_pull(ic_slab *s);
 int ic_cuda_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *k,

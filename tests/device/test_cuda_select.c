@@ -205,6 +205,14 @@ static void evict(const ic_plan *plan, const char *what)
     assert_int_equal(evicted[0].groups, evicted[1].groups);
 }
 
+/* The last rows are dropped by the device, too: no table has come to the host for it. */
+static void drop(int count)
+{
+    for (int d = 0; d < 2; d++)
+        ic_slab_drop_last(slabs[d], count);
+    assert_true(slabs[1]->host_stale && !slabs[1]->mirror_stale);
+}
+
 /* --- the tests --- */
 
 /* Appending, evicting the oldest, filling the holes and dropping the last rows, again and again. */
@@ -217,8 +225,7 @@ static void test_history(void **state)
     for (int round = 0; round < 8; round++) {
         append_random(1 + (int)next_random(200), true);
         if (round % 3 == 1)
-            for (int d = 0; d < 2; d++)
-                ic_slab_drop_last(slabs[d], 1 + round);
+            drop(1 + round);
         append_random(1, false);
         expect_same("append");
         evict(&(ic_plan){.budget = 150 + (int)next_random(300), .sinks = (int)next_random(9)},
@@ -621,6 +628,59 @@ static void test_damage(void **state)
     drop_slabs();
 }
 
+/* All that has not been saved yet, in one piece; it counts as saved then. */
+static ic_buf save_new(int d)
+{
+    ic_buf piece = {0};
+    uint64_t cursor = 0;
+    bool more;
+    assert_int_equal(ic_slab_save_rows(slabs[d], false, &cursor, 1 << 24, &piece, &more), 0);
+    assert_false(more);
+    ic_slab_mark_saved(slabs[d]);
+    return piece;
+}
+
+static void save_the_same(size_t least)
+{
+    ic_buf pieces[2] = {save_new(0), save_new(1)};
+    assert_true(pieces[0].size >= least);
+    assert_int_equal(pieces[0].size, pieces[1].size);
+    assert_memory_equal(pieces[0].data, pieces[1].data, pieces[0].size);
+    for (int d = 0; d < 2; d++)
+        ic_buf_fini(&pieces[d]);
+}
+
+/* Rows that were dropped give their slots, their positions and their ordinals to others, which are
+ * saved although their like have been; at either kind of positions, from within a group on, and
+ * beyond the last append, where heads hold different rows. */
+static void test_dropped(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    enum { COUNT = 40 };
+    ic_row rows[COUNT];
+    for (int round = 0; round < 12; round++) {
+        original = round % 2;
+        make_slabs(300, IC_SCORE_WINDOW);
+        append_random(200, true);
+        give_scores(0, 1000);
+        evict(&(ic_plan){.budget = 120, .recent = 20, .scored = true}, "before dropping");
+        make_rows(rows, COUNT, true);
+        append(rows, COUNT);
+        save_the_same(1000);
+        int gone = round < 6 ? 1 + (int)next_random(COUNT) : COUNT + round, again = gone;
+        again = again < COUNT ? again : (int)COUNT;
+        drop(gone);
+        append(rows + COUNT - again, again);
+        save_the_same((size_t)again * HEADS * DIM);
+        expect_same("dropped");
+        expect_same_values();
+        drop_slabs();
+    }
+    original = false;
+}
+
 /* A slab that one device has saved, piece by piece between changes, the other one loads. */
 static void test_checkpoints(void **state)
 {
@@ -689,6 +749,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_edges, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_images, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_damage, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_dropped, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_checkpoints, open_devices, close_devices),
     };
     return ic_test_cuda_is_there() ? IC_TEST_RUN(tests) : IC_TEST_SKIPPED;
