@@ -79,9 +79,10 @@ struct cublasLtContext; /* cuBLASLt's handle */
 typedef struct ic_cuda_device {
     ic_device base;
     int ordinal, multiprocessors;
-    pthread_mutex_t lock; /* guards memory's counts, the spares and the copies' staging */
+    pthread_mutex_t lock; /* guards memory's counts, the spares, the copies' staging; slabs */
     size_t used, limit;   /* bytes given out, and what may be */
     uint64_t taken;       /* how often memory was given out */
+    uint64_t slabs;       /* opened, ever */
     size_t deepest;       /* bytes of the longest row of a weight */
     size_t launch_keys;   /* scratch for keys and values beyond which a launch takes no more slices
                            */

@@ -11,12 +11,18 @@ enum { THREADS = 256, WORD_BITS = 64, APPEND_MOST = 16384 };
 struct mirror {
     char *tables; /* laid out as the host's, without `saved` */
     float *scores;
+    uint64_t number;
     uint32_t dropped; /* the lowest ordinal that has been dropped since the last pull */
 };
 
 static mirror *mirror_of(const ic_slab *s)
 {
     return (mirror *)s->mirror;
+}
+
+uint64_t ic_cuda_slab_number(const ic_slab *s)
+{
+    return mirror_of(s)->number;
 }
 
 static size_t shared_table_bytes(const ic_slab *s)
@@ -45,6 +51,14 @@ static int check_shape(const ic_slab *s, ic_error *e)
         desc->head_dim);
 }
 
+static uint64_t next_number(ic_cuda_device *d)
+{
+    pthread_mutex_lock(&d->lock);
+    uint64_t number = ++d->slabs;
+    pthread_mutex_unlock(&d->lock);
+    return number;
+}
+
 int ic_cuda_slab_open(ic_slab *s, ic_error *e)
 {
     int rc = check_shape(s, e);
@@ -53,6 +67,7 @@ int ic_cuda_slab_open(ic_slab *s, ic_error *e)
     size_t scores = ic_slab_score_bytes(&s->desc);
     mirror *m = (mirror *)ic_alloc(sizeof *m);
     m->dropped = UINT32_MAX;
+    m->number = next_number(ic_cuda_of(s->device));
     s->mirror = m;
     m->tables = (char *)ic_device_alloc(s->device, shared_table_bytes(s) + scores);
     m->scores = (float *)(void *)(m->tables + shared_table_bytes(s));

@@ -17,6 +17,8 @@ extern "C" {
 
 enum { IC_CUDA_DIM_MAX = 256 }; /* of a head; a multiple of 8 */
 
+struct ic_cuda_device;
+
 /* What a kernel knows of one layer of a slab: passed by value. Heads below are the layer's. */
 typedef struct ic_cuda_view {
     char *k, *v;        /* [kv_heads, slots, dim] */
@@ -35,6 +37,9 @@ typedef struct ic_cuda_view {
 
 /* The layer's view, after what the host has changed has been copied. layer -1: of all heads. */
 int ic_cuda_slab_view(const ic_slab *s, int layer, ic_cuda_view *view);
+
+/* No other slab of the device has this number, or had it: its memory may come again. */
+uint64_t ic_cuda_slab_number(const ic_slab *s);
 
 /* Scratch in IC_CUDA_ROOM_SCORES for any plan over a slab of this shape. */
 size_t ic_cuda_select_room(const struct ic_cuda_device *d, const ic_slab_desc *desc);
