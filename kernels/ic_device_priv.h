@@ -51,7 +51,7 @@ typedef struct ic_backend {
     int (*slab_append)(ic_slab *s, const ic_row *rows, int count);
     /* Forgets the last `count` rows of every head; the oldest of them in the first head. */
     int (*slab_drop)(ic_slab *s, int count, ic_row *row, ic_pos *position);
-    int (*slab_evict)(ic_slab *s, const ic_plan *plan, ic_evicted *evicted);
+    void (*slab_evict_each)(ic_eviction *list, int n);
     int (*slab_pull)(ic_slab *s);
 
     int (*gemm)(ic_device *d, ic_role role, const ic_mat *x, const ic_weight *w, const float *bias,

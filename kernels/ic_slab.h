@@ -161,9 +161,19 @@ typedef struct ic_evicted {
     int groups;   /* vision groups that lost their last patch in the first layer's first head */
 } ic_evicted;
 
+typedef struct ic_eviction {
+    ic_slab *slab;
+    ic_plan plan;
+    ic_evicted evicted; /* what came of it, and 0 or an error */
+    int rc;
+} ic_eviction;
+
 /* Frees the slots of the rows that the plan does not keep, and gives survivors their new compact
  * positions. Markers leave with the last patch of their group. Nothing is moved. */
 int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted);
+/* The same for n slabs of one device, none of them twice: it is waited for once. Each by itself
+ * succeeds or fails. */
+void ic_slab_evict_each(ic_eviction *list, int n);
 
 int ic_slab_used(const ic_slab *s); /* rows held in the fullest head */
 int ic_slab_free(const ic_slab *s); /* rows that can be appended now */

@@ -638,23 +638,40 @@ static bool is_sound(const ic_slab *s, const ic_plan *plan)
            && (!plan->thin || (plan->scored && !plan->whole));
 }
 
-int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
+/* In the host's tables. */
+static int evict_here(ic_slab *s, const ic_plan *plan, ic_evicted *sum)
 {
-    IC_ASSERT(!s->loading && is_sound(s, plan));
-    if (s->mirror)
-        return s->device->backend->slab_evict(s, plan, evicted);
     eviction v = {.slab = s, .plan = plan};
-    ic_evicted sum = {0};
     int rc = make_room(&v, plan->scored || plan->cascades);
     for (int head = 0; rc == 0 && head < s->heads; head += v.together) {
         v.head = head;
         v.count = s->counts[head];
         v.together = count_together(s, plan, head);
         if (is_due(plan, v.count))
-            evict_heads(s, &v, &sum);
+            evict_heads(s, &v, sum);
     }
     free_room(&v);
-    if (evicted)
-        *evicted = sum;
     return rc;
+}
+
+void ic_slab_evict_each(ic_eviction *list, int n)
+{
+    for (int i = 0; i < n; i++) {
+        ic_eviction *one = &list[i];
+        IC_ASSERT(!one->slab->loading && is_sound(one->slab, &one->plan));
+        IC_ASSERT(one->slab->device == list->slab->device);
+        one->evicted = (ic_evicted){0};
+        one->rc = one->slab->mirror ? 0 : evict_here(one->slab, &one->plan, &one->evicted);
+    }
+    if (n > 0 && list->slab->mirror)
+        list->slab->device->backend->slab_evict_each(list, n);
+}
+
+int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
+{
+    ic_eviction one = {.slab = s, .plan = *plan};
+    ic_slab_evict_each(&one, 1);
+    if (evicted)
+        *evicted = one.evicted;
+    return one.rc;
 }

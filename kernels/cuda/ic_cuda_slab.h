@@ -41,7 +41,7 @@ int ic_cuda_slab_view(const ic_slab *s, int layer, ic_cuda_view *view);
 /* No other slab of the device has this number, or had it: its memory may come again. */
 uint64_t ic_cuda_slab_number(const ic_slab *s);
 
-/* Scratch in IC_CUDA_ROOM_SCORES for any plan over a slab of this shape. */
+/* Scratch in IC_CUDA_ROOM_SCORES for any plan over slabs of this shape. */
 size_t ic_cuda_select_room(const struct ic_cuda_device *d, const ic_slab_desc *desc);
 
 /* Entries of the backend's table (ic_device_priv.h). */
@@ -49,7 +49,7 @@ int ic_cuda_slab_open(ic_slab *s, ic_error *e);
 void ic_cuda_slab_close(ic_slab *s);
 int ic_cuda_slab_append(ic_slab *s, const ic_row *rows, int count);
 int ic_cuda_slab_drop(ic_slab *s, int count, ic_row *row, ic_pos *position);
-int ic_cuda_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted);
+void ic_cuda_slab_evict_each(ic_eviction *list, int n);
 int ic_cuda_slab_pull(ic_slab *s);
 int ic_cuda_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *k,
                        const ic_mat *v);

@@ -511,6 +511,94 @@ static void test_cascades(void **state)
     check_plan(plan, "cascades");
 }
 
+/* Evictions that are carried out together: caches of several sizes, kinds of scores and positions,
+ * under all kinds of plans, some of them with nothing to do. Each comes to what it would alone. */
+static void test_together(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    static const ic_plan plans[] = {
+        {.budget = 70, .sinks = 4},
+        {.budget = 1000, .sinks = 4},
+        {.budget = 60, .recent = 20, .scored = true, .pool = 5, .bias = 1},
+        {.budget = 80, .sinks = 2, .frames = 2, .text = 20},
+        {.budget = 90, .recent = 20, .scored = true, .frames = 2, .thin = 1, .fade = 1},
+        {.budget = 50, .sinks = 2, .cascades = 3},
+        {.budget = 60, .recent = 10, .scored = true, .whole = true},
+    };
+    enum { PLANS = sizeof plans / sizeof *plans };
+    ic_slab *pairs[PLANS][2];
+    for (int i = 0; i < PLANS; i++) {
+        original = i % 2;
+        make_slabs(150 + 40 * (i % 3), IC_SCORE_WINDOW);
+        for (int d = 0; d < 2; d++)
+            pairs[i][d] = slabs[d];
+    }
+    original = false;
+    for (int round = 0; round < 3; round++) {
+        ic_eviction lists[2][PLANS];
+        for (int i = 0; i < PLANS; i++) {
+            for (int d = 0; d < 2; d++) {
+                slabs[d] = pairs[i][d];
+                lists[d][i] = (ic_eviction){.slab = slabs[d], .plan = plans[i], .rc = -1};
+            }
+            next_ordinal = (uint32_t)(round * MOST);
+            next_group = next_ordinal;
+            if (ic_slab_free(slabs[0]) > 60)
+                append_random(60 + (int)next_random((uint32_t)ic_slab_free(slabs[0]) - 60), true);
+            give_scores(10, 1000);
+        }
+        for (int d = 0; d < 2; d++)
+            ic_slab_evict_each(lists[d], PLANS);
+        for (int i = 0; i < PLANS; i++) {
+            const ic_eviction *host = &lists[0][i], *device = &lists[1][i];
+            for (int d = 0; d < 2; d++)
+                slabs[d] = pairs[i][d];
+            assert_int_equal(host->rc, 0);
+            assert_int_equal(device->rc, 0);
+            assert_int_equal(host->evicted.rows > 0, plans[i].budget < 1000);
+            assert_int_equal(host->evicted.rows, device->evicted.rows);
+            assert_int_equal(host->evicted.rows_max, device->evicted.rows_max);
+            assert_int_equal(host->evicted.groups, device->evicted.groups);
+            expect_same("together");
+        }
+    }
+    ic_slab_evict_each(NULL, 0);
+    for (int i = 0; i < PLANS; i++)
+        for (int d = 0; d < 2; d++)
+            ic_slab_destroy(&pairs[i][d]);
+}
+
+/* More heads in all than results come back at once, emulated, and one cache that has more alone. */
+static void test_many_heads(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    enum { SLABS = 5, COUNT = 3 };
+    static const int wide[SLABS] = {100, 110, 120, 300, 100};
+    ic_row rows[COUNT];
+    ic_error e = {0};
+    ic_eviction list[SLABS];
+    for (int i = 0; i < SLABS; i++) {
+        const ic_slab_desc desc = {1, wide[i], DIM, COUNT, IC_BF16, IC_BF16};
+        list[i] = (ic_eviction){.plan = {.budget = i % COUNT}};
+        ic_assert_ok(ic_slab_new(&list[i].slab, devices[1], &desc, &e), &e);
+        for (int r = 0; r < COUNT; r++)
+            rows[r] = new_row(IC_ROW_TEXT, 0, 1);
+        ic_assert_ok(ic_slab_append(list[i].slab, rows, COUNT, &e), &e);
+    }
+    ic_slab_evict_each(list, SLABS);
+    for (int i = 0; i < SLABS; i++) {
+        assert_int_equal(list[i].rc, 0);
+        assert_int_equal(list[i].evicted.rows, wide[i] * (COUNT - i % COUNT));
+        for (int head = 0; head < wide[i]; head++)
+            assert_int_equal(ic_slab_count(list[i].slab, 0, head), i % COUNT);
+        ic_slab_destroy(&list[i].slab);
+    }
+}
+
 /* Groups that come in no order of their numbers are found all the same. */
 static void test_unordered_groups(void **state)
 {
@@ -745,6 +833,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_thinned_edges, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_whole, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_cascades, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_together, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_many_heads, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_unordered_groups, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_edges, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_images, open_devices, close_devices),
