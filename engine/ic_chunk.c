@@ -160,9 +160,14 @@ static void open_next(ic_session *s, ic_slice *slice)
         s->open = true;
         s->encoded = false;
         s->at = 0;
-        if (s->rows.count == 0)
-            (void)ic_chunk_advance(s, &(ic_work){0},
-                                   NULL); /* nothing to wait for: text held back */
+        if (s->rows.count == 0) { /* nothing to wait for: text held back */
+            ic_eviction due;
+            ic_chunk_advance(s, &(ic_work){0});
+            if (ic_chunk_due(s, &due)) {
+                ic_slab_evict_each(&due, 1);
+                ic_chunk_evicted(s, &due);
+            }
+        }
     }
 }
 
@@ -207,36 +212,53 @@ void ic_chunk_count_evicted(ic_session *s)
     s->stats.evicted_tokens = (s->stats.tokens * heads - held) / heads;
 }
 
-static void note_evicted(ic_session *s, const ic_evicted *evicted)
+bool ic_chunk_due(ic_session *s, ic_eviction *due)
 {
-    ic_chunk_count_evicted(s);
-    s->stats.evicted_groups += (uint64_t)evicted->groups;
+    if (!s->evicts)
+        return false;
+    *due = (ic_eviction){.slab = s->slab, .plan = s->plan};
+    s->evicts = false;
+    return true;
 }
 
-/* Makes room for one more row of the answer; false when the policy ends it here. The last token of
- * an answer that has ended goes in like those before it, so that it finds the same rows whether the
- * model, a limit, a cancel or a replay ended it; it can be refused no more. */
-static bool admit_answer_row(ic_session *s, bool goes_on, ic_slice *slice)
+void ic_chunk_evicted(ic_session *s, const ic_eviction *done)
 {
-    bool evict = false;
-    ic_plan plan = {0};
-    ic_evicted evicted = {0};
-    ic_error e = {0};
-    int rc = ic_policy_answer_row(s->policy, &s->config, ic_slab_used(s->slab), &evict, &plan, &e);
-    if (!rc && evict) {
-        plan.aged = s->asked && s->asked_rows == 0;
-        rc = ic_slab_evict(s->slab, &plan, &evicted);
-        note_evicted(s, &evicted);
-        if (rc)
-            ic_error_set(&e, rc, "eviction failed");
-    }
-    if (!rc)
-        rc = check_positions(s, 1, &e);
-    if (!rc || !goes_on)
-        return true;
-    slice->error = e;
+    ic_chunk_count_evicted(s);
+    s->stats.evicted_groups += (uint64_t)done->evicted.groups;
+}
+
+static void fail_answer(ic_session *s, const ic_error *e, ic_slice *slice)
+{
+    slice->error = *e;
     slice->progress = IC_PROGRESS_FAILED;
     end_answer(s, IC_FINISH_ERROR, slice);
+}
+
+void ic_chunk_stuck(ic_session *s, int rc, ic_work *work, ic_slice *slice)
+{
+    ic_error e = {0};
+    if (!work->decode || !work->token)
+        return;
+    *work = (ic_work){0};
+    ic_error_set(&e, rc, "eviction failed");
+    fail_answer(s, &e, slice);
+}
+
+/* One more row of the answer; false when the policy ends it here. The last token of an answer that
+ * has ended goes in like those before it, so that it finds the same rows whether the model, a
+ * limit, a cancel or a replay ended it; it can be refused no more. */
+static bool admit_answer_row(ic_session *s, bool goes_on, ic_slice *slice)
+{
+    ic_error e = {0};
+    int rc = ic_policy_answer_row(s->policy, &s->config, ic_slab_used(s->slab), &s->evicts,
+                                  &s->plan, &e);
+    s->evicts = s->evicts && !rc;
+    s->plan.aged = s->asked && s->asked_rows == 0;
+    if (!rc)
+        rc = check_positions(s, 1, &e); /* which no eviction changes */
+    if (!rc || !goes_on)
+        return true;
+    fail_answer(s, &e, slice);
     return false;
 }
 
@@ -427,16 +449,10 @@ static void note_question(ic_session *s, const ic_work *work)
     s->asked_rows = s->asked_rows < s->config.window ? s->asked_rows : s->config.window;
 }
 
-static int end_chunk(ic_session *s, ic_error *e)
+static void end_chunk(ic_session *s)
 {
-    ic_plan plan = {0};
-    ic_evicted evicted = {0};
-    if (!ic_policy_chunk_end(s->policy, &s->config, ic_slab_used(s->slab), &plan))
-        return IC_OK;
-    plan.aged = s->asked && s->asked_rows == 0; /* nothing has been asked for by then */
-    int rc = ic_slab_evict(s->slab, &plan, &evicted);
-    note_evicted(s, &evicted);
-    return rc ? ic_error_set(e, rc, "eviction failed") : IC_OK;
+    s->evicts = ic_policy_chunk_end(s->policy, &s->config, ic_slab_used(s->slab), &s->plan);
+    s->plan.aged = s->asked && s->asked_rows == 0; /* nothing has been asked for by then */
 }
 
 static void end_input(ic_session *s)
@@ -454,7 +470,7 @@ static void end_input(ic_session *s)
     s->rows.count = s->at = 0;
 }
 
-int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e)
+void ic_chunk_advance(ic_session *s, const ic_work *work)
 {
     s->encoded |= work->encode;
     if (work->decode) {
@@ -462,20 +478,18 @@ int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e)
         s->answer.entered = s->answer.last;
         s->answer.last = -1;
         s->stats.tokens++;
-        return IC_OK;
+        return;
     }
     if (!s->open)
-        return IC_OK;
+        return;
     note_question(s, work);
     count_rows(s, work);
-    int rc = IC_OK;
     bool all = s->at == s->rows.count, answered = s->current.kind == IC_INPUT_CLOSE;
     bool cut = work->rows && (all || s->at % s->config.chunk_max == 0);
     if (cut || (all && answered)) /* an answer's rows are a chunk even if nothing closes it */
-        rc = end_chunk(s, e);
+        end_chunk(s);
     if (all)
         end_input(s);
-    return rc;
 }
 
 /* The policies keep room for every chunk, so this is for a policy that does not. */

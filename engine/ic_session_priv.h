@@ -83,6 +83,8 @@ struct ic_session {
     ic_mat *asked;              /* as window; NULL: the policy keeps none */
     int asked_rows, asked_next; /* rows there are; where the next goes */
     ic_answer answer;
+    bool evicts;  /* within a step: `plan` is due */
+    ic_plan plan; /* what is to stay then */
     bool loading; /* between load_state and load_finish */
 };
 
@@ -109,7 +111,8 @@ typedef struct ic_work { /* what a slice does in this step; zero: nothing */
 } ic_work;
 
 /* Decides what this slice does; tells the end of a cancelled or refused answer. Opens the next
- * input when nothing is going in. A failure is told in the slice. */
+ * input when nothing is going in. A failure is told in the slice. A plan may be due then, to be
+ * carried out before the work begins. */
 void ic_chunk_plan(ic_session *s, int max_rows, ic_work *work, ic_slice *slice);
 /* Row number i of the work as the cache is to know it, and its token. */
 void ic_chunk_row(const ic_session *s, const ic_work *work, int i, ic_row *row, int32_t *id);
@@ -117,8 +120,15 @@ void ic_chunk_row(const ic_session *s, const ic_work *work, int i, ic_row *row, 
 void ic_chunk_window(const ic_session *s, const ic_work *work, ic_model_slice *slice);
 /* Rows of the window that earlier slices have left in s->window. */
 int ic_chunk_window_held(const ic_session *s);
-/* The work's rows are in the cache: counts them and lets the policy evict at a chunk's end. */
-int ic_chunk_advance(ic_session *s, const ic_work *work, ic_error *e);
+/* The work's rows are in the cache: counts them. At a chunk's end a plan may be due. */
+void ic_chunk_advance(ic_session *s, const ic_work *work);
+/* Hands out the plan that is due, for ic_slab_evict_each; false: none is. */
+bool ic_chunk_due(ic_session *s, ic_eviction *due);
+/* It has been carried out. */
+void ic_chunk_evicted(ic_session *s, const ic_eviction *done);
+/* It could not be, and was to make room for this work of ic_chunk_plan: an answer that goes on ends
+ * here. */
+void ic_chunk_stuck(ic_session *s, int rc, ic_work *work, ic_slice *slice);
 /* What is no longer held of all rows that went in: mean over the heads. */
 void ic_chunk_count_evicted(ic_session *s);
 /* The work's rows found no slots: drops the input that is going in, and the answer. */

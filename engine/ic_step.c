@@ -11,13 +11,15 @@ enum { ROWS_MAX = IC_STEP_PREFILL + IC_STEP_DECODE };
 typedef struct job { /* one slice at work */
     ic_slice *slice;
     ic_work work;
-    int first;  /* of its rows in the pass */
-    int wanted; /* its last row among the pass's wanted rows; -1: no logits */
+    int first;           /* of its rows in the pass */
+    int wanted;          /* its last row among the pass's wanted rows; -1: no logits */
+    int eviction, stuck; /* its number, -1: none; why it failed */
 } job;
 
-struct ic_step { /* scratch, all of fixed size but `jobs` */
-    job *jobs;
-    int capacity;
+struct ic_step { /* scratch, all of fixed size but `jobs` and `evictions` */
+    job *jobs;   /* [count], and as many evictions */
+    ic_eviction *evictions;
+    int count, capacity;
     int32_t ids[ROWS_MAX];
     ic_row rows[ROWS_MAX];
     ic_model_slice prefill[IC_STEP_PREFILL];
@@ -44,6 +46,7 @@ void ic_step_destroy(ic_step **s_p)
         return;
     *s_p = NULL;
     ic_free(s->jobs);
+    ic_free(s->evictions);
     ic_free(s->logits);
     ic_free(s);
 }
@@ -53,6 +56,34 @@ static int device_failed(const ic_engine *engine, int rc, const char *where, ic_
 {
     const char *why = ic_device_trouble(engine->device);
     return ic_error_set(e, rc, "the device failed %s%s%s", where, why[0] ? ": " : "", why);
+}
+
+/* --- eviction -----------------------------------------------------------------------------------
+ */
+
+/* All plans that have become due at once, so that the device is waited for once. The first failure;
+ * each job has its own. */
+static int evict_due(ic_step *step)
+{
+    int n = 0, rc = IC_OK;
+    for (int i = 0; i < step->count; i++) {
+        job *j = &step->jobs[i];
+        j->stuck = IC_OK;
+        if (ic_chunk_due(j->slice->session, &step->evictions[n]))
+            j->eviction = n++;
+        else
+            j->eviction = -1;
+    }
+    ic_slab_evict_each(step->evictions, n);
+    for (int i = 0; i < step->count; i++) {
+        job *j = &step->jobs[i];
+        if (j->eviction < 0)
+            continue;
+        ic_chunk_evicted(j->slice->session, &step->evictions[j->eviction]);
+        j->stuck = step->evictions[j->eviction].rc;
+        rc = rc ? rc : j->stuck;
+    }
+    return rc;
 }
 
 /* --- vision -------------------------------------------------------------------------------------
@@ -202,11 +233,11 @@ static int draw_tokens(pass *p)
     return ic_model_draw(p->engine->model, draws, p->wanted_count, step->tokens);
 }
 
-static int advance_job(job *j, ic_error *e)
+static void advance_job(job *j)
 {
     j->slice->rows += rows_of(j);
     j->slice->progress = IC_PROGRESS_INPUT;
-    return ic_chunk_advance(j->slice->session, &j->work, e);
+    ic_chunk_advance(j->slice->session, &j->work);
 }
 
 /* Tests and bench see the logits of every row, a few at a time, by extra read-outs. */
@@ -258,17 +289,20 @@ static int run_pass(pass *p, ic_error *e)
         ic_slab_drop_last(step->members[i]->slice->session->slab, rows_of(step->members[i]));
     if (rc)
         return device_failed(p->engine, rc, "in a batch", e);
-    for (int i = 0; !rc && i < p->members; i++)
-        rc = advance_job(step->members[i], e);
-    if (!rc && step->drawn && p->wanted_count > 0) {
+    for (int i = 0; i < p->members; i++)
+        advance_job(step->members[i]);
+    rc = evict_due(step);
+    if (rc)
+        return ic_error_set(e, rc, "eviction failed");
+    if (step->drawn && p->wanted_count > 0) {
         rc = draw_tokens(p);
         if (rc)
             return device_failed(p->engine, rc, "at drawing tokens", e);
     }
-    for (int i = 0; !rc && i < p->members; i++)
+    for (int i = 0; i < p->members; i++)
         if (step->members[i]->work.token)
             sample(p, step->members[i]);
-    return rc;
+    return IC_OK;
 }
 
 /* Fills the pass with jobs of one role from *next on, as far as they fit. */
@@ -306,8 +340,10 @@ static void plan_all(ic_engine *engine, ic_slice *slices, int count)
     ic_step *step = engine->step;
     if (count > step->capacity) {
         step->jobs = ic_realloc(step->jobs, (size_t)count * sizeof *step->jobs);
+        step->evictions = ic_realloc(step->evictions, (size_t)count * sizeof *step->evictions);
         step->capacity = count;
     }
+    step->count = count;
     for (int i = 0; i < count; i++) {
         ic_slice *slice = &slices[i];
         slice->progress = IC_PROGRESS_IDLE;
@@ -317,6 +353,12 @@ static void plan_all(ic_engine *engine, ic_slice *slices, int count)
         slice->error = (ic_error){0};
         step->jobs[i] = (job){.slice = slice, .wanted = -1};
         ic_chunk_plan(slice->session, slice->max_rows, &step->jobs[i].work, slice);
+    }
+    (void)evict_due(step); /* each job knows */
+    for (int i = 0; i < count; i++) {
+        job *j = &step->jobs[i];
+        if (j->stuck)
+            ic_chunk_stuck(j->slice->session, j->stuck, &j->work, j->slice);
     }
 }
 
@@ -329,7 +371,7 @@ int ic_engine_step(ic_engine *engine, ic_slice *slices, int count, ic_error *e)
     for (int i = 0; i < count; i++) {
         job *j = &engine->step->jobs[i];
         if (j->work.encode && j->work.rows == 0)
-            rc = ic_chunk_advance(j->slice->session, &j->work, e);
+            ic_chunk_advance(j->slice->session, &j->work);
     }
-    return rc ? rc : run_rows(engine, count, e);
+    return run_rows(engine, count, e);
 }

@@ -45,11 +45,13 @@ typedef struct ic_backend {
     int (*slab_store_each)(ic_slab *const *slabs, int n, int layer, const ic_mat *k,
                            const ic_mat *v);
     /* Of a backend that keeps its own copy of a slab's tables and carries out what changes them
-     * (all five); NULL: the host's tables are the only ones (ic_slab_priv.h). */
+     * (all six); NULL: the host's tables are the only ones (ic_slab_priv.h). */
     int (*slab_open)(ic_slab *s, ic_error *e);
     void (*slab_close)(ic_slab *s);
     int (*slab_append)(ic_slab *s, const ic_row *rows, int count);
-    int (*slab_evict)(ic_slab *s, const ic_plan *plan, ic_evicted *evicted);
+    /* Forgets the last `count` rows of every head; the oldest of them in the first head. */
+    int (*slab_drop)(ic_slab *s, int count, ic_row *row, ic_pos *position);
+    void (*slab_evict_each)(ic_eviction *list, int n);
     int (*slab_pull)(ic_slab *s);
 
     int (*gemm)(ic_device *d, ic_role role, const ic_mat *x, const ic_weight *w, const float *bias,

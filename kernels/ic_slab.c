@@ -209,11 +209,9 @@ ic_pos ic_slab_step(ic_slab_cursor *c, const ic_row *row)
     return (ic_pos){c->group_t, c->group_t + row->h, c->group_t + row->w};
 }
 
-/* The cursor as it was before the row at this place came. */
-static void step_back(ic_slab *s, int head, int place)
+/* The cursor as it was before this row came, which stands at t. */
+static void step_back(ic_slab *s, const ic_row *row, int32_t t)
 {
-    const ic_row *row = &ic_slab_rows_of(s, head)[ic_slab_order_of(s, head)[place]];
-    int32_t t = ic_slab_positions_of(s, head)[place].t;
     s->cursor = (ic_slab_cursor){.next = t};
     if (row->kind == IC_ROW_VISION && (row->h || row->w)) /* the group has begun before it */
         s->cursor = (ic_slab_cursor){t + row->advance, row->group, t};
@@ -259,8 +257,6 @@ int ic_slab_append(ic_slab *s, const ic_row *rows, int count, ic_error *e)
             ic_slab_step(&s->cursor, &rows[i]);
         return rc ? ic_error_set(e, rc, "the device refused %d rows", count) : 0;
     }
-    if (ic_slab_touch(s))
-        return ic_error_set(e, IC_EDEVICE, "the device refused %d rows", count);
     for (int head = 0; head < s->heads; head++)
         append_to_head(s, head, rows, count);
     for (int i = 0; s->original && i < count; i++)
@@ -268,18 +264,33 @@ int ic_slab_append(ic_slab *s, const ic_row *rows, int count, ic_error *e)
     return 0;
 }
 
+/* From the host's tables; the oldest of them in the first head. */
+static void drop_here(ic_slab *s, int count, ic_row *row, ic_pos *position)
+{
+    int place = s->counts[0] - count;
+    *row = ic_slab_rows_of(s, 0)[ic_slab_order_of(s, 0)[place]];
+    *position = ic_slab_positions_of(s, 0)[place];
+    for (int head = 0; head < s->heads; head++)
+        for (int i = s->counts[head] - count; i < s->counts[head]; i++)
+            ic_slab_free_slot(s, head, ic_slab_order_of(s, head)[i]);
+}
+
 void ic_slab_drop_last(ic_slab *s, int count)
 {
-    if (ic_slab_touch(s))
-        return; /* a device that fails has no rows to drop */
-    if (s->original && count > 0)
-        step_back(s, 0, s->counts[0] - count);
-    for (int head = 0; head < s->heads; head++) {
+    ic_row row;
+    ic_pos position;
+    for (int head = 0; head < s->heads; head++)
         IC_ASSERT(count >= 0 && count <= s->counts[head]);
-        const int32_t *order = ic_slab_order_of(s, head);
-        for (int i = 0; i < count; i++)
-            ic_slab_free_slot(s, head, order[--s->counts[head]]);
-    }
+    if (count == 0)
+        return;
+    if (!s->mirror)
+        drop_here(s, count, &row, &position);
+    else if (s->device->backend->slab_drop(s, count, &row, &position))
+        return; /* a device that fails has no rows to drop */
+    for (int head = 0; head < s->heads; head++)
+        s->counts[head] -= count;
+    if (s->original)
+        step_back(s, &row, position.t);
 }
 
 /* --- what is where --- */

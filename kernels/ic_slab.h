@@ -136,7 +136,9 @@ IC_MUST_CHECK int ic_slab_load_positions(ic_slab *s, int32_t limit, ic_cursor *i
  * given up of which least is lost: the last row of a group is worth the hole that it leaves between
  * its neighbours, in groups, over its age to the power `fade`, times 1 + `care` * the group's best
  * score / the mean of these; each row above the last half as much as the one below. Then as without
- * `thin`, where with `aged` the scores count no further: the newest. */
+ * `thin`, where with `aged` the scores count no further: the newest.
+ * Not in one plan: `thin` without `scored` or with `whole`, whose rows it would part; `cascades`
+ * with `frames` or `thin`, since each says what stays of all that is no sink. */
 typedef struct ic_plan {
     int budget; /* rows that may stay per head */
     int sinks;  /* oldest rows that stay besides the pinned ones */
@@ -147,7 +149,7 @@ typedef struct ic_plan {
     bool per_layer; /* the mean score over a layer's kv heads decides for all of them */
     int frames, text;
     bool whole;
-    int cascades;
+    int cascades; /* at most IC_CASCADE_MOST (ic_cascade.h) */
     int thin;
     float fade, care;
     bool aged;
@@ -159,9 +161,19 @@ typedef struct ic_evicted {
     int groups;   /* vision groups that lost their last patch in the first layer's first head */
 } ic_evicted;
 
+typedef struct ic_eviction {
+    ic_slab *slab;
+    ic_plan plan;
+    ic_evicted evicted; /* what came of it, and 0 or an error */
+    int rc;
+} ic_eviction;
+
 /* Frees the slots of the rows that the plan does not keep, and gives survivors their new compact
  * positions. Markers leave with the last patch of their group. Nothing is moved. */
 int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted);
+/* The same for n slabs of one device, none of them twice: it is waited for once. Each by itself
+ * succeeds or fails. */
+void ic_slab_evict_each(ic_eviction *list, int n);
 
 int ic_slab_used(const ic_slab *s); /* rows held in the fullest head */
 int ic_slab_free(const ic_slab *s); /* rows that can be appended now */

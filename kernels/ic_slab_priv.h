@@ -43,8 +43,8 @@ struct ic_slab {
     ic_slab_cursor cursor;
     bool loading; /* between load_tables and load_finish */
     /* A backend with memory of its own keeps the tables and the scores there too, and appends,
-     * scores and evicts in its copy. Then `counts` alone is always right on the host; before the
-     * host reads another table it pulls, and what it changes is copied back before the backend
+     * drops, scores and evicts in its copy. Then `counts` alone is always right on the host; before
+     * the host reads another table it pulls, and what it changes is copied back before the backend
      * looks. */
     void *mirror;      /* the backend's copy; NULL: there is none */
     bool host_stale;   /* the backend has changed its copy since the last pull */

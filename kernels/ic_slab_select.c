@@ -629,33 +629,49 @@ static void evict_heads(ic_slab *s, eviction *v, ic_evicted *sum)
     }
 }
 
-/* Rules that no policy puts together by itself: no backend need carry them out in its copy. */
-static bool is_mixed(const ic_plan *plan)
+/* What ic_slab.h says a plan may not be. */
+static bool is_sound(const ic_slab *s, const ic_plan *plan)
 {
-    return plan->thin ? plan->whole : plan->cascades && plan->frames;
+    bool scores = plan->scored || plan->cascades, alone = !plan->frames && !plan->thin;
+    return plan->budget >= 0 && plan->sinks >= 0 && (!scores || s->scores) && plan->cascades >= 0
+           && plan->cascades <= IC_CASCADE_MOST && (!plan->cascades || alone)
+           && (!plan->thin || (plan->scored && !plan->whole));
 }
 
-int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
+/* In the host's tables. */
+static int evict_here(ic_slab *s, const ic_plan *plan, ic_evicted *sum)
 {
-    IC_ASSERT(plan->budget >= 0 && plan->sinks >= 0 && !s->loading);
-    IC_ASSERT((!plan->scored && !plan->cascades) || s->scores);
-    IC_ASSERT(plan->cascades >= 0 && plan->cascades <= IC_CASCADE_MOST);
-    if (s->mirror && !is_mixed(plan))
-        return s->device->backend->slab_evict(s, plan, evicted);
-    if (ic_slab_touch(s))
-        return IC_EDEVICE;
     eviction v = {.slab = s, .plan = plan};
-    ic_evicted sum = {0};
     int rc = make_room(&v, plan->scored || plan->cascades);
     for (int head = 0; rc == 0 && head < s->heads; head += v.together) {
         v.head = head;
         v.count = s->counts[head];
         v.together = count_together(s, plan, head);
         if (is_due(plan, v.count))
-            evict_heads(s, &v, &sum);
+            evict_heads(s, &v, sum);
     }
     free_room(&v);
-    if (evicted)
-        *evicted = sum;
     return rc;
+}
+
+void ic_slab_evict_each(ic_eviction *list, int n)
+{
+    for (int i = 0; i < n; i++) {
+        ic_eviction *one = &list[i];
+        IC_ASSERT(!one->slab->loading && is_sound(one->slab, &one->plan));
+        IC_ASSERT(one->slab->device == list->slab->device);
+        one->evicted = (ic_evicted){0};
+        one->rc = one->slab->mirror ? 0 : evict_here(one->slab, &one->plan, &one->evicted);
+    }
+    if (n > 0 && list->slab->mirror)
+        list->slab->device->backend->slab_evict_each(list, n);
+}
+
+int ic_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
+{
+    ic_eviction one = {.slab = s, .plan = *plan};
+    ic_slab_evict_each(&one, 1);
+    if (evicted)
+        *evicted = one.evicted;
+    return one.rc;
 }

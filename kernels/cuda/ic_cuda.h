@@ -79,9 +79,10 @@ struct cublasLtContext; /* cuBLASLt's handle */
 typedef struct ic_cuda_device {
     ic_device base;
     int ordinal, multiprocessors;
-    pthread_mutex_t lock; /* guards memory's counts, the spares and the copies' staging */
+    pthread_mutex_t lock; /* guards memory's counts, the spares, the copies' staging; slabs */
     size_t used, limit;   /* bytes given out, and what may be */
     uint64_t taken;       /* how often memory was given out */
+    uint64_t slabs;       /* opened, ever */
     size_t deepest;       /* bytes of the longest row of a weight */
     size_t launch_keys;   /* scratch for keys and values beyond which a launch takes no more slices
                            */
@@ -142,7 +143,11 @@ int ic_cuda_download(ic_device *d, void *to_host, const void *from_device, size_
 int ic_cuda_wait(ic_device *d);
 /* A few bytes that the kernels before have written, for the computing thread: on its own stream, so
  * that no session that is being saved stands in the way. */
+#ifdef IC_CUDA_EMULATED
+enum { IC_CUDA_RESULTS = 1 << 10 }; /* so little that tests come to its end */
+#else
 enum { IC_CUDA_RESULTS = 64 << 10 };
+#endif
 int ic_cuda_fetch(ic_cuda_device *d, void *to_host, const void *from_device, size_t bytes);
 /* Kernels that this thread has started are done. */
 int ic_cuda_settle(ic_cuda_device *d);

@@ -15,6 +15,7 @@
 
 enum {
     WORD_BITS = 64,
+    ALIGN = 256,
     OTHER_SHARED = 8 << 10, /* bytes of shared memory that selection has besides, at most */
     SORT_SHARED = 128 << 10 /* bytes of keys that are sorted in shared memory */
 };
@@ -464,76 +465,118 @@ static int64_t key_bytes(const ic_cuda_device *d, int heads, int sort_room)
     return one > (room < SORT_SHARED ? room : (int64_t)SORT_SHARED) ? heads * one : 0;
 }
 
+static size_t result_bytes(int heads)
+{
+    return (size_t)(heads + 1) * sizeof(int32_t);
+}
+
+/* Scratch of one plan. Several that are carried out together have it one after the other; their
+ * results, which come back at once, lie before it. */
+static size_t work_bytes(const ic_cuda_device *d, int heads, int slots, int sort_room)
+{
+    return (size_t)(heads * scratch_bytes(slots) + key_bytes(d, heads, sort_room));
+}
+
 size_t ic_cuda_select_room(const ic_cuda_device *d, const ic_slab_desc *desc)
 {
     int heads = desc->layers * desc->kv_heads;
-    return (size_t)(heads * scratch_bytes(desc->slots)
-                    + key_bytes(d, heads, sort_room_of(desc->slots)))
-           + (size_t)(heads + 1) * sizeof(int32_t);
+    size_t results = result_bytes(heads);
+    return (results > IC_CUDA_RESULTS ? results : (size_t)IC_CUDA_RESULTS) + ALIGN
+           + work_bytes(d, heads, desc->slots, sort_room_of(desc->slots));
 }
 
-static int make_job(ic_cuda_device *d, ic_slab *s, const ic_plan *plan, select_job *j)
+/* Rows that are sorted, or lie in the parts of cascades. */
+static int sort_room_for(const ic_eviction *e)
 {
-    int rc = ic_cuda_slab_view(s, -1, &j->view);
+    return sort_room_of(e->plan.scored || e->plan.cascades ? ic_slab_used(e->slab) : 0);
+}
+
+static int start(ic_cuda_device *d, const ic_eviction *e, char *work, int32_t *result)
+{
+    ic_slab *s = e->slab;
+    select_job j = {};
+    int rc = ic_cuda_slab_view(s, -1, &j.view);
     if (rc)
         return rc;
-    j->plan = *plan;
-    j->kv_heads = s->desc.kv_heads;
-    j->sort_room = sort_room_of(plan->scored || plan->cascades ? ic_slab_used(s) : 0);
-    j->scratch_bytes = scratch_bytes(s->desc.slots);
-    int64_t scratch = s->heads * j->scratch_bytes, keys = key_bytes(d, s->heads, j->sort_room);
-    char *room = (char *)ic_cuda_scratch(d, IC_CUDA_ROOM_SCORES,
-                                         (size_t)(scratch + keys)
-                                             + (size_t)(s->heads + 1) * sizeof(int32_t));
-    if (!room)
-        return IC_ENOMEM;
-    j->scratch = room;
-    j->keys = keys ? (uint64_t *)(void *)(room + scratch) : NULL;
-    j->result = (int32_t *)(void *)(room + scratch + keys);
+    j.plan = e->plan;
+    j.kv_heads = s->desc.kv_heads;
+    j.sort_room = sort_room_for(e);
+    j.scratch = work;
+    j.scratch_bytes = scratch_bytes(s->desc.slots);
+    if (key_bytes(d, s->heads, j.sort_room))
+        j.keys = (uint64_t *)(void *)(work + s->heads * j.scratch_bytes);
+    j.result = result;
+    s->host_stale = true;
+    rc = ic_cuda_launch(d, choose_kernel, s->heads, THREADS,
+                        j.keys ? 0 : j.sort_room * sizeof *j.keys, j);
+    return rc ? rc : ic_cuda_launch(d, carry_out_kernel, s->heads, THREADS, 0, j);
+}
+
+static void take_counts(ic_eviction *e, const int32_t *result)
+{
+    ic_slab *s = e->slab;
+    if (is_due(e->plan, s->counts[0])) /* else nobody has written it */
+        e->evicted.groups = result[s->heads];
+    for (int head = 0; head < s->heads; head++) {
+        int lost = s->counts[head] - result[head];
+        e->evicted.rows += lost;
+        e->evicted.rows_max = lost > e->evicted.rows_max ? lost : e->evicted.rows_max;
+        s->counts[head] = result[head];
+    }
+}
+
+/* Bytes that it brings back; 0: there is nothing to do. */
+static size_t bytes_of(const ic_eviction *e)
+{
+    for (int head = 0; head < e->slab->heads; head++)
+        if (is_due(e->plan, e->slab->counts[head]))
+            return result_bytes(e->slab->heads);
     return 0;
 }
 
-/* New counts come back: between steps, once per eviction. */
-static int take_counts(ic_slab *s, const select_job *j, ic_evicted *evicted)
+/* Those whose results come back at once: the first n. */
+static void evict_some(ic_cuda_device *d, ic_eviction *list, int n, size_t results, size_t work)
 {
-    size_t bytes = (size_t)(s->heads + 1) * sizeof(int32_t);
-    int32_t *result = (int32_t *)ic_alloc(bytes);
-    int rc = ic_cuda_fetch(ic_cuda_of(s->device), result, j->result, bytes);
-    for (int head = 0; rc == 0 && head < s->heads; head++) {
-        int lost = s->counts[head] - result[head];
-        evicted->rows += lost;
-        evicted->rows_max = lost > evicted->rows_max ? lost : evicted->rows_max;
-        s->counts[head] = result[head];
+    size_t before = (results + ALIGN - 1) / ALIGN * ALIGN, at = 0;
+    char *room = results ? (char *)ic_cuda_scratch(d, IC_CUDA_ROOM_SCORES, before + work) : NULL;
+    int32_t *found = (int32_t *)ic_alloc(results + 1);
+    int rc = results && !room ? IC_ENOMEM : 0;
+    for (int i = 0; i < n; i++) {
+        size_t bytes = bytes_of(&list[i]);
+        list[i].rc = rc;
+        if (bytes && rc == 0)
+            list[i].rc = start(d, &list[i], room + before, (int32_t *)(void *)(room + at));
+        at += bytes;
     }
-    if (rc == 0 && j->view.count > 0)
-        evicted->groups = result[s->heads];
-    ic_free(result);
-    return rc;
+    if (results && rc == 0)
+        rc = ic_cuda_fetch(d, found, room, results);
+    at = 0;
+    for (int i = 0; i < n; i++) {
+        size_t bytes = bytes_of(&list[i]);
+        list[i].rc = list[i].rc ? list[i].rc : rc;
+        if (bytes && list[i].rc == 0)
+            take_counts(&list[i], found + at / sizeof *found);
+        at += bytes;
+    }
+    ic_free(found);
 }
 
-int ic_cuda_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted)
+/* New counts come back between steps, once for as many evictions as IC_CUDA_RESULTS has room for.
+ */
+void ic_cuda_slab_evict_each(ic_eviction *list, int n)
 {
-    ic_cuda_device *d = ic_cuda_of(s->device);
-    ic_evicted sum = {};
-    select_job j = {};
-    int rc = 0;
-    bool due = false, first_due = is_due(*plan, s->counts[0]);
-    for (int head = 0; head < s->heads; head++)
-        due = due || is_due(*plan, s->counts[head]);
-    if (due)
-        rc = make_job(d, s, plan, &j);
-    if (due && rc == 0) {
-        size_t keys = j.keys ? 0 : j.sort_room * sizeof *j.keys;
-        s->host_stale = true;
-        rc = ic_cuda_launch(d, choose_kernel, s->heads, THREADS, keys, j);
-        if (rc == 0)
-            rc = ic_cuda_launch(d, carry_out_kernel, s->heads, THREADS, 0, j);
-        if (rc == 0)
-            rc = take_counts(s, &j, &sum);
-        if (!first_due)
-            sum.groups = 0; /* nobody has written it */
+    ic_cuda_device *d = ic_cuda_of(list->slab->device);
+    for (int first = 0, end = 0; first < n; first = end) {
+        size_t results = 0, work = 0;
+        for (; end < n; end++) {
+            const ic_slab *s = list[end].slab;
+            size_t bytes = bytes_of(&list[end]);
+            if (end > first && results + bytes > IC_CUDA_RESULTS)
+                break;
+            size_t one = work_bytes(d, s->heads, s->desc.slots, sort_room_for(&list[end]));
+            work = one > work ? one : work;
+            results += bytes;
+        }
+        evict_some(d, list + first, end - first, results, work);
     }
-    if (evicted)
-        *evicted = sum;
-    return rc;
 }

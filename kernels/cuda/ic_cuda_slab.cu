@@ -11,11 +11,18 @@ enum { THREADS = 256, WORD_BITS = 64, APPEND_MOST = 16384 };
 struct mirror {
     char *tables; /* laid out as the host's, without `saved` */
     float *scores;
+    uint64_t number;
+    uint32_t dropped; /* the lowest ordinal that has been dropped since the last pull */
 };
 
 static mirror *mirror_of(const ic_slab *s)
 {
     return (mirror *)s->mirror;
+}
+
+uint64_t ic_cuda_slab_number(const ic_slab *s)
+{
+    return mirror_of(s)->number;
 }
 
 static size_t shared_table_bytes(const ic_slab *s)
@@ -44,6 +51,14 @@ static int check_shape(const ic_slab *s, ic_error *e)
         desc->head_dim);
 }
 
+static uint64_t next_number(ic_cuda_device *d)
+{
+    pthread_mutex_lock(&d->lock);
+    uint64_t number = ++d->slabs;
+    pthread_mutex_unlock(&d->lock);
+    return number;
+}
+
 int ic_cuda_slab_open(ic_slab *s, ic_error *e)
 {
     int rc = check_shape(s, e);
@@ -51,6 +66,8 @@ int ic_cuda_slab_open(ic_slab *s, ic_error *e)
         return rc;
     size_t scores = ic_slab_score_bytes(&s->desc);
     mirror *m = (mirror *)ic_alloc(sizeof *m);
+    m->dropped = UINT32_MAX;
+    m->number = next_number(ic_cuda_of(s->device));
     s->mirror = m;
     m->tables = (char *)ic_device_alloc(s->device, shared_table_bytes(s) + scores);
     m->scores = (float *)(void *)(m->tables + shared_table_bytes(s));
@@ -84,16 +101,19 @@ static int push(const ic_slab *s)
     return rc;
 }
 
-/* Slots that were given to other rows meanwhile hold nothing that is saved. */
+/* Slots that were given to other rows meanwhile hold nothing that is saved; where rows were
+ * dropped, others may have come by the same ordinals. */
 static void forget_saved(ic_slab *s, const uint32_t *before)
 {
     for (int head = 0; head < s->heads; head++)
         for (int slot = 0; slot < s->desc.slots; slot++) {
             int64_t i = (int64_t)head * s->desc.slots + slot;
             uint64_t word = s->free_map[(int64_t)head * s->words + slot / WORD_BITS];
-            if ((word >> (slot % WORD_BITS) & 1) || s->rows[i].ordinal != before[i])
+            if ((word >> (slot % WORD_BITS) & 1) || s->rows[i].ordinal != before[i]
+                || before[i] >= mirror_of(s)->dropped)
                 s->saved[i] = IC_SLAB_UNSAVED;
         }
+    mirror_of(s)->dropped = UINT32_MAX;
 }
 
 int ic_cuda_slab_pull(ic_slab *s)
@@ -296,6 +316,52 @@ int ic_cuda_slab_append(ic_slab *s, const ic_row *rows, int count)
     for (int first = 0; rc == 0 && first < count; first += APPEND_MOST)
         rc = append_some(s, &view, &cursor, rows + first,
                          count - first < APPEND_MOST ? count - first : APPEND_MOST);
+    return rc;
+}
+
+/* --- dropping --- */
+
+struct first_row { /* of those that a head drops */
+    ic_row row;
+    ic_pos position;
+};
+
+/* One block per head: the slots of its last `count` rows are free. */
+static __global__ void __launch_bounds__(THREADS)
+    drop_kernel(ic_cuda_view v, int count, first_row *firsts)
+{
+    int head = blockIdx.x, stay = v.counts[head] - count;
+    int64_t table = (int64_t)head * v.slots;
+    const int32_t *order = v.order + table + stay;
+    unsigned long long *map = (unsigned long long *)(void *)(v.free_map + (int64_t)head * v.words);
+    __syncthreads(); /* all have read the count */
+    for (int i = threadIdx.x; i < count; i += THREADS)
+        atomicOr(&map[order[i] / WORD_BITS], 1ull << (order[i] % WORD_BITS));
+    if (threadIdx.x > 0)
+        return;
+    firsts[head] = first_row{v.rows[table + order[0]], v.positions[table + stay]};
+    v.counts[head] = stay;
+}
+
+int ic_cuda_slab_drop(ic_slab *s, int count, ic_row *row, ic_pos *position)
+{
+    ic_cuda_device *d = ic_cuda_of(s->device);
+    ic_cuda_view view;
+    size_t bytes = (size_t)s->heads * sizeof(first_row); /* less than selection has reserved */
+    first_row *firsts = (first_row *)ic_cuda_scratch(d, IC_CUDA_ROOM_SCORES, bytes);
+    int rc = firsts ? ic_cuda_slab_view(s, -1, &view) : IC_ENOMEM;
+    if (rc)
+        return rc;
+    s->host_stale = true;
+    rc = ic_cuda_launch(d, drop_kernel, s->heads, THREADS, 0, view, count, firsts);
+    first_row *found = (first_row *)ic_alloc(bytes);
+    rc = rc ? rc : ic_cuda_fetch(d, found, firsts, bytes);
+    uint32_t *lowest = &mirror_of(s)->dropped;
+    for (int head = 0; rc == 0 && head < s->heads; head++)
+        *lowest = found[head].row.ordinal < *lowest ? found[head].row.ordinal : *lowest;
+    *row = found[0].row;
+    *position = found[0].position;
+    ic_free(found);
     return rc;
 }
 

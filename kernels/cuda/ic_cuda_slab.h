@@ -1,9 +1,10 @@
 /* ic_cuda_slab: a slab's tables in device memory, and what the CUDA backend does with slabs.
  *
  * The copy of the tables (free map, rows, order, positions, counts, scores) lies beside K and V, in
- * one allocation laid out as the host's. Appending, scoring and evicting change it there; the host
- * pulls it only to look (a checkpoint, a test). So a step needs no table from the host, and a step
- * of decode no copy at all beyond the appended row itself, which travels as a kernel's parameter.
+ * one allocation laid out as the host's. Appending, dropping, scoring and evicting change it there;
+ * the host pulls it only to look (a checkpoint, a test). So a step needs no table from the host,
+ * and a step of decode no copy at all beyond the appended row itself, which travels as a kernel's
+ * parameter.
  */
 #ifndef IC_CUDA_SLAB_H
 #define IC_CUDA_SLAB_H
@@ -15,6 +16,8 @@ extern "C" {
 #include "kernels/ic_slab_priv.h"
 
 enum { IC_CUDA_DIM_MAX = 256 }; /* of a head; a multiple of 8 */
+
+struct ic_cuda_device;
 
 /* What a kernel knows of one layer of a slab: passed by value. Heads below are the layer's. */
 typedef struct ic_cuda_view {
@@ -35,14 +38,18 @@ typedef struct ic_cuda_view {
 /* The layer's view, after what the host has changed has been copied. layer -1: of all heads. */
 int ic_cuda_slab_view(const ic_slab *s, int layer, ic_cuda_view *view);
 
-/* Scratch in IC_CUDA_ROOM_SCORES for any plan over a slab of this shape. */
+/* No other slab of the device has this number, or had it: its memory may come again. */
+uint64_t ic_cuda_slab_number(const ic_slab *s);
+
+/* Scratch in IC_CUDA_ROOM_SCORES for any plan over slabs of this shape. */
 size_t ic_cuda_select_room(const struct ic_cuda_device *d, const ic_slab_desc *desc);
 
 /* Entries of the backend's table (ic_device_priv.h). */
 int ic_cuda_slab_open(ic_slab *s, ic_error *e);
 void ic_cuda_slab_close(ic_slab *s);
 int ic_cuda_slab_append(ic_slab *s, const ic_row *rows, int count);
-int ic_cuda_slab_evict(ic_slab *s, const ic_plan *plan, ic_evicted *evicted);
+int ic_cuda_slab_drop(ic_slab *s, int count, ic_row *row, ic_pos *position);
+void ic_cuda_slab_evict_each(ic_eviction *list, int n);
 int ic_cuda_slab_pull(ic_slab *s);
 int ic_cuda_slab_store(ic_slab *s, int layer, int appended, int first, const ic_mat *k,
                        const ic_mat *v);

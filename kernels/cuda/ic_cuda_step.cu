@@ -34,16 +34,16 @@ static uint64_t mix(uint64_t key, uint64_t value)
     return key ^ (key >> 32);
 }
 
-/* All that the step's parameters and grids may depend on. */
+/* All that the step's parameters and grids may depend on. A slab goes by its number: where its
+ * memory was, another's may be by now. */
 static uint64_t key_of(const ic_slab *const *slabs, int n, uint64_t shape)
 {
     uint64_t key = mix(shape, (uint64_t)n);
     for (int i = 0; i < n; i++) {
         const ic_slab *s = slabs[i];
-        const uint64_t facts[] = {
-            (uint64_t)(uintptr_t)s->kv,     (uint64_t)(uintptr_t)s->mirror,
-            (uint64_t)(uintptr_t)s->scores, (uint64_t)s->desc.slots,
-            (uint64_t)s->score_kind,        (uint64_t)ic_slab_used(s) / IC_CUDA_COUNT_STEP};
+        const uint64_t facts[] = {ic_cuda_slab_number(s),
+                                  (uint64_t)s->score_kind << 2 | (s->scores ? 2 : 0) | s->original,
+                                  (uint64_t)ic_slab_used(s) / IC_CUDA_COUNT_STEP};
         for (size_t f = 0; f < sizeof facts / sizeof *facts; f++)
             key = mix(key, facts[f]);
     }

@@ -217,6 +217,78 @@ static void films_are_remembered_alike(void **state)
     ic_engine_close(&cpu);
 }
 
+/* --- several at once --- */
+
+enum { TOGETHER = 3 };
+
+static const ic_backend *real;
+static int waits, most; /* lists of evictions in a step; the longest of all */
+
+static void evict_counted(ic_eviction *list, int n)
+{
+    waits++;
+    most = n > most ? n : most;
+    real->slab_evict_each(list, n);
+}
+
+/* Sessions that go on together, until each has answered twice. */
+static void run_together(ic_engine *engine, ic_session **sessions)
+{
+    for (int turn = 0; turn < 2; turn++) {
+        for (int i = 0; i < TOGETHER; i++)
+            queue_turn(sessions[i], turn);
+        for (int ready = 1; ready;) {
+            ic_slice slices[TOGETHER];
+            ic_error e = {0};
+            ready = waits = 0;
+            for (int i = 0; i < TOGETHER; i++)
+                slices[i] = (ic_slice){.session = sessions[i], .max_rows = 40};
+            ic_assert_ok(ic_engine_step(engine, slices, TOGETHER, &e), &e);
+            assert_true(waits <= 2); /* once before its rows, once behind them */
+            for (int i = 0; i < TOGETHER; i++) {
+                assert_int_not_equal(slices[i].progress, IC_PROGRESS_FAILED);
+                ready += ic_session_is_ready(sessions[i]);
+            }
+        }
+    }
+}
+
+/* Where several sessions evict in one step, the device is waited for once, be it for chunks that
+ * end or for tokens of answers; and the same rows stay as on the CPU. */
+static void evictions_of_a_step_are_one(void **state)
+{
+    (void)state;
+    static const char *const policies[] = {"streaming", "h2o"};
+    for (size_t p = 0; p < sizeof policies / sizeof *policies; p++) {
+        ic_engine *engines[2] = {open_on("cpu"), open_on("cuda")};
+        ic_device *cuda = engines[1]->device;
+        ic_session *sessions[2][TOGETHER];
+        ic_backend counted = *cuda->backend;
+        real = cuda->backend;
+        counted.slab_evict_each = evict_counted;
+        cuda->backend = &counted;
+        most = 0;
+        for (int d = 0; d < 2; d++) {
+            for (int i = 0; i < TOGETHER; i++)
+                sessions[d][i] = ic_test_session(engines[d], policies[p], BUDGET + i);
+            run_together(engines[d], sessions[d]);
+        }
+        assert_int_equal(most, TOGETHER);
+        for (int i = 0; i < TOGETHER; i++) {
+            assert_true(sessions[0][i]->stats.evicted_tokens > BUDGET);
+            assert_true(sessions[0][i]->stats.evicted_tokens
+                        == sessions[1][i]->stats.evicted_tokens);
+            expect_same_rows(sessions[0][i], sessions[1][i], policies[p], 1);
+        }
+        for (int d = 0; d < 2; d++)
+            for (int i = 0; i < TOGETHER; i++)
+                ic_session_destroy(&sessions[d][i]);
+        cuda->backend = real;
+        ic_engine_close(&engines[0]);
+        ic_engine_close(&engines[1]);
+    }
+}
+
 /* --- suspend and resume --- */
 
 /* All live rows, as one piece after the other. */
@@ -294,6 +366,7 @@ int main(void)
         cmocka_unit_test(steps_take_no_memory),
         cmocka_unit_test(fit_is_kept),
         cmocka_unit_test(films_are_remembered_alike),
+        cmocka_unit_test(evictions_of_a_step_are_one),
         cmocka_unit_test(sessions_move_between_devices),
     };
     return ic_test_cuda_is_there() ? IC_TEST_RUN(tests) : IC_TEST_SKIPPED;

@@ -4,6 +4,7 @@
 
 #include "base/ic_mem.h"
 #include "ic_test_cuda.h"
+#include "kernels/cuda/ic_cuda_slab.h"
 #include "kernels/ic_sum.h"
 
 static ic_device *cuda;
@@ -227,6 +228,59 @@ static void reserved_memory_is_enough(void **state)
     end_work(&w);
 }
 
+/* --- recorded steps --- */
+
+/* A step of one session whose new row is `value` all over; whether the cache has got it. */
+static void step_with(work *w, ic_slab *s, float value)
+{
+    float row[KV * DIM], k[DIM], v[DIM];
+    int32_t slots[SLOTS];
+    ic_mat kv = first_rows(&w->kv, 1), x = first_rows(&w->x, 1), y = first_rows(&w->y, 1);
+    const ic_slab *const *one = (const ic_slab *const *)&s;
+    for (int i = 0; i < KV * DIM; i++)
+        row[i] = value;
+    assert_int_equal(ic_device_upload(cuda, kv.data, row, sizeof row), 0);
+    append(w, s, 1);
+    int rc = ic_ops_begin(cuda, one, 1, 2);
+    rc = rc ? rc : ic_slab_store_each(&s, 1, 0, &kv, &kv);
+    rc = rc ? rc : ic_op_attention_decode(cuda, one, 1, 0, HEADS, &x, &w->rope, 0.1f, &y);
+    assert_int_equal(ic_ops_end(cuda, rc), 0);
+    for (int head = 0; head < KV; head++) {
+        ic_slab_rows(s, 0, head, NULL, slots, NULL);
+        ic_slab_read(s, 0, head, slots[ic_slab_count(s, 0, head) - 1], k, v);
+        for (int i = 0; i < DIM; i++)
+            assert_true(k[i] == value && v[i] == value);
+    }
+}
+
+/* What has been recorded with one cache serves that cache alone, be the others of the same shape;
+ * and one that comes when another has gone is another, be its memory the same. */
+static void a_recording_has_one_cache(void **state)
+{
+    (void)state;
+    enum { CACHES = 3, TURNS = 12 };
+    work w;
+    ic_error e = {0};
+    ic_slab *caches[CACHES];
+    uint64_t last = 0;
+    begin_work(&w);
+    for (int i = 0; i < CACHES; i++)
+        ic_assert_ok(ic_slab_new(&caches[i], cuda, &desc, &e), &e);
+    for (int turn = 0; turn < TURNS; turn++)
+        for (int i = 0; i < CACHES; i++) {
+            step_with(&w, caches[i], (float)(turn * CACHES + i));
+            if (turn % 4 != 3)
+                continue;
+            ic_slab_destroy(&caches[i]);
+            ic_assert_ok(ic_slab_new(&caches[i], cuda, &desc, &e), &e);
+            assert_true(ic_cuda_slab_number(caches[i]) > last);
+            last = ic_cuda_slab_number(caches[i]);
+        }
+    for (int i = 0; i < CACHES; i++)
+        ic_slab_destroy(&caches[i]);
+    end_work(&w);
+}
+
 /* --- images --- */
 
 enum { BLOCKS = 1500, BYTES_MAX = 24 << 10, HUGE_BYTES = 11 << 20, GAP_MAX = 64 };
@@ -341,6 +395,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(reserved_memory_is_enough, open_device, close_device),
+        cmocka_unit_test_setup_teardown(a_recording_has_one_cache, open_device, close_device),
         cmocka_unit_test_setup_teardown(images_come_back, open_device, close_device),
         cmocka_unit_test_setup_teardown(many_small_pieces, open_device, close_device),
     };

@@ -192,18 +192,25 @@ static void expect_same_values(void)
     }
 }
 
-static bool mixed; /* the plan is not the device's */
-
+/* The device has carried it out in its own tables: the host's know nothing of it. */
 static void evict(const ic_plan *plan, const char *what)
 {
     ic_evicted evicted[2];
     for (int d = 0; d < 2; d++)
         assert_int_equal(ic_slab_evict(slabs[d], plan, &evicted[d]), 0);
-    assert_true(evicted[1].rows == 0 || slabs[1]->host_stale != mixed);
+    assert_true(evicted[1].rows == 0 || slabs[1]->host_stale);
     expect_same(what);
     assert_int_equal(evicted[0].rows, evicted[1].rows);
     assert_int_equal(evicted[0].rows_max, evicted[1].rows_max);
     assert_int_equal(evicted[0].groups, evicted[1].groups);
+}
+
+/* The last rows are dropped by the device, too: no table has come to the host for it. */
+static void drop(int count)
+{
+    for (int d = 0; d < 2; d++)
+        ic_slab_drop_last(slabs[d], count);
+    assert_true(slabs[1]->host_stale && !slabs[1]->mirror_stale);
 }
 
 /* --- the tests --- */
@@ -218,8 +225,7 @@ static void test_history(void **state)
     for (int round = 0; round < 8; round++) {
         append_random(1 + (int)next_random(200), true);
         if (round % 3 == 1)
-            for (int d = 0; d < 2; d++)
-                ic_slab_drop_last(slabs[d], 1 + round);
+            drop(1 + round);
         append_random(1, false);
         expect_same("append");
         evict(&(ic_plan){.budget = 150 + (int)next_random(300), .sinks = (int)next_random(9)},
@@ -505,19 +511,92 @@ static void test_cascades(void **state)
     check_plan(plan, "cascades");
 }
 
-/* Rules that no policy puts together are the host's affair. */
-static void test_mixed(void **state)
+/* Evictions that are carried out together: caches of several sizes, kinds of scores and positions,
+ * under all kinds of plans, some of them with nothing to do. Each comes to what it would alone. */
+static void test_together(void **state)
 {
     (void)state;
     if (lacks_gpu())
         return;
-    mixed = true;
-    ic_plan plan = {.budget = 100, .recent = 40, .scored = true, .frames = 2, .thin = 1};
-    plan.whole = true;
-    check_stream(plan, 4, 12, true, "thinned and whole");
-    plan = (ic_plan){.budget = 100, .cascades = 3, .frames = 2};
-    check_stream(plan, 4, 12, true, "cascades and frames");
-    mixed = false;
+    static const ic_plan plans[] = {
+        {.budget = 70, .sinks = 4},
+        {.budget = 1000, .sinks = 4},
+        {.budget = 60, .recent = 20, .scored = true, .pool = 5, .bias = 1},
+        {.budget = 80, .sinks = 2, .frames = 2, .text = 20},
+        {.budget = 90, .recent = 20, .scored = true, .frames = 2, .thin = 1, .fade = 1},
+        {.budget = 50, .sinks = 2, .cascades = 3},
+        {.budget = 60, .recent = 10, .scored = true, .whole = true},
+    };
+    enum { PLANS = sizeof plans / sizeof *plans };
+    ic_slab *pairs[PLANS][2];
+    for (int i = 0; i < PLANS; i++) {
+        original = i % 2;
+        make_slabs(150 + 40 * (i % 3), IC_SCORE_WINDOW);
+        for (int d = 0; d < 2; d++)
+            pairs[i][d] = slabs[d];
+    }
+    original = false;
+    for (int round = 0; round < 3; round++) {
+        ic_eviction lists[2][PLANS];
+        for (int i = 0; i < PLANS; i++) {
+            for (int d = 0; d < 2; d++) {
+                slabs[d] = pairs[i][d];
+                lists[d][i] = (ic_eviction){.slab = slabs[d], .plan = plans[i], .rc = -1};
+            }
+            next_ordinal = (uint32_t)(round * MOST);
+            next_group = next_ordinal;
+            if (ic_slab_free(slabs[0]) > 60)
+                append_random(60 + (int)next_random((uint32_t)ic_slab_free(slabs[0]) - 60), true);
+            give_scores(10, 1000);
+        }
+        for (int d = 0; d < 2; d++)
+            ic_slab_evict_each(lists[d], PLANS);
+        for (int i = 0; i < PLANS; i++) {
+            const ic_eviction *host = &lists[0][i], *device = &lists[1][i];
+            for (int d = 0; d < 2; d++)
+                slabs[d] = pairs[i][d];
+            assert_int_equal(host->rc, 0);
+            assert_int_equal(device->rc, 0);
+            assert_int_equal(host->evicted.rows > 0, plans[i].budget < 1000);
+            assert_int_equal(host->evicted.rows, device->evicted.rows);
+            assert_int_equal(host->evicted.rows_max, device->evicted.rows_max);
+            assert_int_equal(host->evicted.groups, device->evicted.groups);
+            expect_same("together");
+        }
+    }
+    ic_slab_evict_each(NULL, 0);
+    for (int i = 0; i < PLANS; i++)
+        for (int d = 0; d < 2; d++)
+            ic_slab_destroy(&pairs[i][d]);
+}
+
+/* More heads in all than results come back at once, emulated, and one cache that has more alone. */
+static void test_many_heads(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    enum { SLABS = 5, COUNT = 3 };
+    static const int wide[SLABS] = {100, 110, 120, 300, 100};
+    ic_row rows[COUNT];
+    ic_error e = {0};
+    ic_eviction list[SLABS];
+    for (int i = 0; i < SLABS; i++) {
+        const ic_slab_desc desc = {1, wide[i], DIM, COUNT, IC_BF16, IC_BF16};
+        list[i] = (ic_eviction){.plan = {.budget = i % COUNT}};
+        ic_assert_ok(ic_slab_new(&list[i].slab, devices[1], &desc, &e), &e);
+        for (int r = 0; r < COUNT; r++)
+            rows[r] = new_row(IC_ROW_TEXT, 0, 1);
+        ic_assert_ok(ic_slab_append(list[i].slab, rows, COUNT, &e), &e);
+    }
+    ic_slab_evict_each(list, SLABS);
+    for (int i = 0; i < SLABS; i++) {
+        assert_int_equal(list[i].rc, 0);
+        assert_int_equal(list[i].evicted.rows, wide[i] * (COUNT - i % COUNT));
+        for (int head = 0; head < wide[i]; head++)
+            assert_int_equal(ic_slab_count(list[i].slab, 0, head), i % COUNT);
+        ic_slab_destroy(&list[i].slab);
+    }
 }
 
 /* Groups that come in no order of their numbers are found all the same. */
@@ -637,6 +716,59 @@ static void test_damage(void **state)
     drop_slabs();
 }
 
+/* All that has not been saved yet, in one piece; it counts as saved then. */
+static ic_buf save_new(int d)
+{
+    ic_buf piece = {0};
+    uint64_t cursor = 0;
+    bool more;
+    assert_int_equal(ic_slab_save_rows(slabs[d], false, &cursor, 1 << 24, &piece, &more), 0);
+    assert_false(more);
+    ic_slab_mark_saved(slabs[d]);
+    return piece;
+}
+
+static void save_the_same(size_t least)
+{
+    ic_buf pieces[2] = {save_new(0), save_new(1)};
+    assert_true(pieces[0].size >= least);
+    assert_int_equal(pieces[0].size, pieces[1].size);
+    assert_memory_equal(pieces[0].data, pieces[1].data, pieces[0].size);
+    for (int d = 0; d < 2; d++)
+        ic_buf_fini(&pieces[d]);
+}
+
+/* Rows that were dropped give their slots, their positions and their ordinals to others, which are
+ * saved although their like have been; at either kind of positions, from within a group on, and
+ * beyond the last append, where heads hold different rows. */
+static void test_dropped(void **state)
+{
+    (void)state;
+    if (lacks_gpu())
+        return;
+    enum { COUNT = 40 };
+    ic_row rows[COUNT];
+    for (int round = 0; round < 12; round++) {
+        original = round % 2;
+        make_slabs(300, IC_SCORE_WINDOW);
+        append_random(200, true);
+        give_scores(0, 1000);
+        evict(&(ic_plan){.budget = 120, .recent = 20, .scored = true}, "before dropping");
+        make_rows(rows, COUNT, true);
+        append(rows, COUNT);
+        save_the_same(1000);
+        int gone = round < 6 ? 1 + (int)next_random(COUNT) : COUNT + round, again = gone;
+        again = again < COUNT ? again : (int)COUNT;
+        drop(gone);
+        append(rows + COUNT - again, again);
+        save_the_same((size_t)again * HEADS * DIM);
+        expect_same("dropped");
+        expect_same_values();
+        drop_slabs();
+    }
+    original = false;
+}
+
 /* A slab that one device has saved, piece by piece between changes, the other one loads. */
 static void test_checkpoints(void **state)
 {
@@ -701,11 +833,13 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_thinned_edges, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_whole, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_cascades, open_devices, close_devices),
-        cmocka_unit_test_setup_teardown(test_mixed, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_together, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_many_heads, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_unordered_groups, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_edges, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_images, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_damage, open_devices, close_devices),
+        cmocka_unit_test_setup_teardown(test_dropped, open_devices, close_devices),
         cmocka_unit_test_setup_teardown(test_checkpoints, open_devices, close_devices),
     };
     return ic_test_cuda_is_there() ? IC_TEST_RUN(tests) : IC_TEST_SKIPPED;
