@@ -65,8 +65,9 @@ typedef struct bench {
     uint64_t oks;       /* answers to requests */
     int64_t last_event; /* numbers rise by one */
     uint64_t turn_ended;
-    bool freed;             /* the session holds no memory any more */
-    char text[8][TEXT_MAX]; /* by turn */
+    bool freed;              /* the session holds no memory any more */
+    bool no_room, asks_room; /* it gets none for the time being; it has asked for some */
+    char text[8][TEXT_MAX];  /* by turn */
     ic_wire_usage usage[8];
 } bench;
 
@@ -255,6 +256,12 @@ static void take_send(bench *b, const ic_mail_send *out)
     ic_wire_msg_fini(&m);
 }
 
+static void give_room(bench *b)
+{
+    ic_mail_plain *room = ic_mail_plain_new(IC_MAIL_ROOM, b->session);
+    ic_port_send(&b->out, b->to, &room);
+}
+
 static void take_router(bench *b, ic_mail *m)
 {
     if (m->kind == IC_MAIL_SEND)
@@ -262,10 +269,9 @@ static void take_router(bench *b, ic_mail *m)
     if (m->kind == IC_MAIL_SESSION_STATE)
         assert_int_equal(((ic_mail_session_state *)m)->state.costs.checkpoints.failed, 0);
     b->freed |= m->kind == IC_MAIL_ROOM_FREED;
-    if (m->kind == IC_MAIL_ROOM_WANTED) {
-        ic_mail_plain *room = ic_mail_plain_new(IC_MAIL_ROOM, b->session);
-        ic_port_send(&b->out, b->to, &room);
-    }
+    b->asks_room |= m->kind == IC_MAIL_ROOM_WANTED;
+    if (m->kind == IC_MAIL_ROOM_WANTED && !b->no_room)
+        give_room(b);
     ic_mail_discard(&m);
 }
 
@@ -382,7 +388,7 @@ static void stop(bench *b)
         ic_mail_plain *drain = ic_mail_plain_new(IC_MAIL_DRAIN, b->session);
         ic_port_send(&b->out, b->to, &drain);
         b->steps = true;
-        b->held = false;
+        b->held = b->freed = false;
         serve(b, is_suspended);
         ic_outbox_forget(&b->out, b->to);
         ic_port_close(&b->to);
@@ -635,6 +641,14 @@ static void run_first_life(moment hold, const char *path, const char *session)
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
+static void follow_from_the_first(bench *b)
+{
+    ic_mail_request *q = new_request(IC_WIRE_ATTACH);
+    ic_wire_put(&q->msg.attach, attach, session, b->session);
+    ic_wire_put(&q->msg.attach, attach, from, 1);
+    must(b, q);
+}
+
 /* The second goes on, and must give the answers of the one to whom nothing happened. */
 static bench live_twice(moment hold, const char *name)
 {
@@ -646,10 +660,7 @@ static bench live_twice(moment hold, const char *name)
     strcpy(session, b.session);
     open_bench(&b, path_of(name), session, INT64_MAX / 4);
     start_talk(&b);
-    ic_mail_request *q = new_request(IC_WIRE_ATTACH);
-    ic_wire_put(&q->msg.attach, attach, session, b.session);
-    ic_wire_put(&q->msg.attach, attach, from, 1);
-    must(&b, q);
+    follow_from_the_first(&b);
     serve(&b, second_has_ended);
     expect_same(&calm, &b);
     stop(&b);
@@ -678,6 +689,66 @@ static void one_is_taken_in_the_middle_of_a_question(void **state)
     assert_in_range(b.usage[2].recomputed_tokens, 1, b.usage[2].prompt_tokens - SLICE);
 }
 
+static bool first_has_ended(bench *b)
+{
+    return b->turn_ended == 1;
+}
+
+static bool waits_for_room(bench *b)
+{
+    return b->asks_room;
+}
+
+/* Its checkpoint is of another model from now on. */
+static void lose_memory(const bench *b)
+{
+    ic_store *s = NULL;
+    ic_store_reader *r = NULL;
+    ic_store_writer *w = NULL;
+    ic_error e = {0};
+    ic_assert_ok(ic_store_open(&s, &(ic_store_config){.path = b->path}, &e), &e);
+    ic_assert_ok(ic_store_checkpoint_open(s, b->session, &r, &e), &e);
+    ic_store_manifest m = *ic_store_checkpoint_manifest(r);
+    m.meaning = "another";
+    m.meaning_bytes = 7;
+    ic_assert_ok(ic_store_checkpoint_begin(s, b->session, &w, &e), &e);
+    ic_assert_ok(ic_store_checkpoint_finish(&w, &m, &e), &e);
+    ic_store_checkpoint_close(&r);
+    ic_store_close(&s);
+}
+
+/* A rebuild is wished for while the session wakes up for another reason, without one: that fails,
+ * and is tried again with it. */
+static void a_rebuild_that_is_wished_for_late_is_made(void **state)
+{
+    (void)state;
+    bench b;
+    char session[IC_STORE_ID_CHARS + 1];
+    open_bench(&b, path_of("late"), NULL, INT64_MAX / 4);
+    start_talk(&b);
+    ask(&b, first_question);
+    serve(&b, first_has_ended);
+    stop(&b);
+    lose_memory(&b);
+    strcpy(session, b.session);
+    open_bench(&b, path_of("late"), session, INT64_MAX / 4);
+    b.no_room = true;
+    start_talk(&b);
+    serve(&b, waits_for_room);
+    ic_mail_request *q = new_request(IC_WIRE_RESUME);
+    ic_wire_put(&q->msg.resume, resume, session, b.session);
+    ic_wire_put(&q->msg.resume, resume, rebuild, true);
+    b.oks = 0;
+    send_request(&b, q);
+    b.no_room = false;
+    give_room(&b); /* behind the wish, which found it waiting */
+    serve(&b, is_answered_by_ok);
+    follow_from_the_first(&b);
+    ask(&b, first_question);
+    serve(&b, second_has_ended);
+    stop(&b);
+}
+
 static int setup(void **state)
 {
     ic_actor_setup();
@@ -695,6 +766,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_waits_for_the_answer_that_it_tells),
         cmocka_unit_test(one_is_taken_in_the_middle_of_a_question),
+        cmocka_unit_test(a_rebuild_that_is_wished_for_late_is_made),
     };
     if (argc == 4)
         live_and_die((moment)(argv[1][0] - '0'), argv[2], argv[3]);
