@@ -18,7 +18,17 @@
 #include "base/ic_clock.h"
 #include "base/ic_mem.h"
 
-enum { CACHE = 400, ANSWER = 6, FRAMES = 8, SLICE = 5, WAIT_S = 30, PEER = 1, TEXT_MAX = 4000 };
+enum {
+    CACHE = 400,
+    ANSWER = 6,
+    FRAMES = 8,
+    SLICE = 5,
+    WAIT_S = 30,
+    TURNS = 80,
+    QUEUE = 64,
+    PEER = 1,
+    TEXT_MAX = 4000
+};
 
 static const char first_question[] = "What is this?";
 static const char long_question[] =
@@ -34,7 +44,8 @@ typedef enum moment { /* at which the model stands still until the session asks 
                       NEVER,
                       BEFORE_THE_QUESTION, /* frames are encoded, their rows go in, the question
                                               waits behind them */
-                      IN_THE_QUESTION      /* its first slice is in */
+                      IN_THE_QUESTION,     /* its first slice is in */
+                      ALL_THE_TIME         /* never, and it does nothing */
 } moment;
 
 typedef struct bench {
@@ -65,10 +76,10 @@ typedef struct bench {
     uint64_t oks;       /* answers to requests */
     int64_t last_event; /* numbers rise by one */
     uint64_t turn_ended;
-    bool freed;              /* the session holds no memory any more */
-    bool no_room, asks_room; /* it gets none for the time being; it has asked for some */
-    char text[8][TEXT_MAX];  /* by turn */
-    ic_wire_usage usage[8];
+    bool freed;                 /* the session holds no memory any more */
+    bool no_room, asks_room;    /* it gets none for the time being; it has asked for some */
+    char text[TURNS][TEXT_MAX]; /* by turn */
+    ic_wire_usage usage[TURNS];
 } bench;
 
 /* --- the scheduler ------------------------------------------------------------------------------
@@ -229,13 +240,13 @@ static void take_event(bench *b, const ic_wire_event *ev)
 {
     assert_int_equal(ev->n, ++b->last_event);
     if (ev->type == IC_WIRE_EVENT_TEXT) {
-        assert_in_range(ev->turn, 1, 7);
-        assert_true(strlen(b->text[ev->turn]) + strlen(ev->text) < TEXT_MAX);
-        strcat(b->text[ev->turn], ev->text);
+        char *text = b->text[ev->turn % TURNS];
+        assert_true(strlen(text) + strlen(ev->text) < TEXT_MAX);
+        strcat(text, ev->text);
     }
     if (ev->type == IC_WIRE_EVENT_ANSWER_END) {
         b->turn_ended = ev->turn;
-        b->usage[ev->turn] = ev->usage;
+        b->usage[ev->turn % TURNS] = ev->usage;
     }
 }
 
@@ -305,7 +316,8 @@ static void serve(bench *b, until *over)
 
 static void send_request(bench *b, ic_mail_request *q)
 {
-    ic_wire_id key = {.bytes = {(uint8_t)q->msg.verb, (uint8_t)b->asks, (uint8_t)b->oks}};
+    static uint8_t keys;
+    ic_wire_id key = {.bytes = {++keys, (uint8_t)getpid(), (uint8_t)(getpid() >> 8)}};
     q->peer = PEER;
     q->arrived_us = ic_clock_mono_us();
     snprintf(q->session, sizeof q->session, "%s", b->session);
@@ -445,7 +457,7 @@ static void open_bench(bench *b, const char *path, const char *session, int64_t 
                                  .checkpoint_bytes = checkpoint_bytes,
                                  .checkpoint_us = INT64_MAX / 4,
                                  .idle_us = INT64_MAX / 4,
-                                 .queue = 4,
+                                 .queue = QUEUE,
                                  .max_answer_tokens = 100};
     start(b);
     if (session)
@@ -458,9 +470,9 @@ static void open_bench(bench *b, const char *path, const char *session, int64_t 
  */
 
 /* What the source's reader would send; the real one waits for bytes that never come. */
-static void send_frames(bench *b)
+static void send_frames(bench *b, int count)
 {
-    for (int i = 0; i < FRAMES; i++) {
+    for (int i = 0; i < count; i++) {
         ic_frame *f = ic_test_frame(&b->grid, i, 500000 * i);
         ic_mail_frame *m = ic_mail_frame_new(&f);
         m->media = 1;
@@ -470,7 +482,7 @@ static void send_frames(bench *b)
     }
     ic_mail_ingest_ended *end = ic_mail_ingest_ended_new(1);
     end->opened = true;
-    end->counts = (ic_ingest_counts){.seen = FRAMES, .pos_us = 500000 * (FRAMES - 1)};
+    end->counts = (ic_ingest_counts){.seen = (uint64_t)count, .pos_us = 500000 * (count - 1)};
     ic_port_send(&b->out, b->to, &end);
 }
 
@@ -492,6 +504,14 @@ static bool stands_still(bench *b)
     return b->held;
 }
 
+static void begin_source(bench *b)
+{
+    ic_mail_request *q = new_request(IC_WIRE_MEDIA);
+    ic_wire_put(&q->msg.media, media, session, b->session);
+    ic_wire_put(&q->msg.media, media, kind, IC_WIRE_KIND_UPLOAD);
+    must(b, q);
+}
+
 /* A question; frames and another question that come while it is answered, so that they go into the
  * model together when its answer has ended. */
 static void live_through(bench *b)
@@ -499,11 +519,8 @@ static void live_through(bench *b)
     ask(b, first_question);
     serve(b, first_decodes);
     b->steps = false;
-    ic_mail_request *q = new_request(IC_WIRE_MEDIA);
-    ic_wire_put(&q->msg.media, media, session, b->session);
-    ic_wire_put(&q->msg.media, media, kind, IC_WIRE_KIND_UPLOAD);
-    must(b, q);
-    send_frames(b);
+    begin_source(b);
+    send_frames(b, FRAMES);
     ask(b, long_question);
     b->steps = true;
 }
@@ -625,6 +642,27 @@ static void live_and_die(moment hold, const char *path, const char *session)
     assert_true(hold == BEFORE_THE_QUESTION || (stats.pending_rows && !stats.decoding));
     assert_int_equal(b.recalls_early, 0);
     raise(SIGKILL);
+}
+
+/* Frames that the model does not look at, more than it is given at once, and behind them as many
+ * questions as may wait. */
+static void ask_all_and_die(const char *path, const char *session)
+{
+    bench b;
+    ic_actor_setup();
+    open_bench(&b, path, session, INT64_MAX / 4);
+    b.steps = false;
+    start_talk(&b);
+    begin_source(&b);
+    send_frames(&b, 5 * FRAMES);
+    for (int i = 0; i <= QUEUE; i++)
+        ask(&b, first_question);
+    raise(SIGKILL);
+}
+
+static bool all_have_ended(bench *b)
+{
+    return b->turn_ended == QUEUE + 1;
 }
 
 static void run_first_life(moment hold, const char *path, const char *session)
@@ -749,6 +787,23 @@ static void a_rebuild_that_is_wished_for_late_is_made(void **state)
     stop(&b);
 }
 
+/* As many questions as may wait do so when the process is killed: none of them is lost. */
+static void a_full_queue_is_answered(void **state)
+{
+    (void)state;
+    bench b;
+    char session[IC_STORE_ID_CHARS + 1];
+    open_bench(&b, path_of("queue"), NULL, INT64_MAX / 4);
+    stop(&b);
+    strcpy(session, b.session);
+    run_first_life(ALL_THE_TIME, b.path, session);
+    open_bench(&b, path_of("queue"), session, INT64_MAX / 4);
+    start_talk(&b);
+    follow_from_the_first(&b);
+    serve(&b, all_have_ended);
+    stop(&b);
+}
+
 static int setup(void **state)
 {
     ic_actor_setup();
@@ -767,7 +822,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(one_waits_for_the_answer_that_it_tells),
         cmocka_unit_test(one_is_taken_in_the_middle_of_a_question),
         cmocka_unit_test(a_rebuild_that_is_wished_for_late_is_made),
+        cmocka_unit_test(a_full_queue_is_answered),
     };
+    if (argc == 4 && argv[1][0] == '0' + ALL_THE_TIME)
+        ask_all_and_die(argv[2], argv[3]);
     if (argc == 4)
         live_and_die((moment)(argv[1][0] - '0'), argv[2], argv[3]);
     return argc == 1 ? cmocka_run_group_tests(tests, setup, teardown) : EXIT_FAILURE;
