@@ -65,8 +65,8 @@ static int read_head(ic_store *s, const char *id, ic_talk_head *h, ic_error *e)
 }
 
 /* An answer that the checkpoint holds in its middle cannot be taken out of it: the copy has it as
- * far as it is there, as if it had been cancelled at that token. */
-static int close_answer(ic_store *s, const char *id, ic_talk_answer *a, ic_error *e)
+ * far as it is there, as if it had been cancelled at that token, at this place in its journal. */
+static int close_answer(ic_store *s, const char *id, ic_talk_answer *a, int64_t place, ic_error *e)
 {
     ic_buf parts = {0};
     ic_store_turn row = {.time_us = ic_clock_wall_us(),
@@ -79,6 +79,7 @@ static int close_answer(ic_store *s, const char *id, ic_talk_answer *a, ic_error
             ic_utf8_stream_push(&a->held, "", 0, true, (char *)a->text.data + a->text.size);
     ic_buf_u64(&parts, a->turn);
     ic_buf_u32(&parts, IC_WIRE_FINISH_CANCEL);
+    ic_buf_u64(&parts, (uint64_t)place);
     rc = rc ? rc : parts.status;
     row.text = (const char *)a->text.data;
     row.text_bytes = a->text.size;
@@ -90,7 +91,7 @@ static int close_answer(ic_store *s, const char *id, ic_talk_answer *a, ic_error
     return rc;
 }
 
-static int settle_open_turns(ic_store *s, const char *id, ic_error *e)
+static int settle_open_turns(ic_store *s, const char *id, int64_t place, ic_error *e)
 {
     open_turns o = {.items = NULL};
     ic_talk_head head;
@@ -99,7 +100,7 @@ static int settle_open_turns(ic_store *s, const char *id, ic_error *e)
         rc = ic_store_turn_read(s, id, 1, note_turn, &o, e);
     for (int i = 0; i < o.count && rc == IC_OK; i++) {
         if (o.items[i].number == head.answer.turn)
-            rc = close_answer(s, id, &head.answer, e);
+            rc = close_answer(s, id, &head.answer, place, e);
         else
             rc = ic_store_turn_remove(s, id, o.items[i].row, e);
     }
@@ -111,13 +112,14 @@ static int settle_open_turns(ic_store *s, const char *id, ic_error *e)
 int ic_desk_settle_copy(ic_store *s, const char *id, ic_error *e)
 {
     ic_buf bytes = {0};
+    int64_t place = 0;
     ic_talk_record r = {.kind = IC_RECORD_FORK};
     int rc = ic_talk_record_encode(&r, &bytes);
     if (rc == IC_OK)
         rc = ic_store_journal_append(s, id, (uint32_t)r.kind, ic_clock_wall_us(), NULL, bytes.data,
-                                     bytes.size, NULL, e);
+                                     bytes.size, &place, e);
     ic_buf_fini(&bytes);
-    return rc ? rc : settle_open_turns(s, id, e);
+    return rc ? rc : settle_open_turns(s, id, place, e);
 }
 
 /* --- marks -------------------------------------------------------------------------------------

@@ -112,6 +112,26 @@ static void refuse_waiting(talk *t, ic_wire_code code, const char *message)
     }
 }
 
+static bool wishes_rebuild(const ic_mail_request *r)
+{
+    return r->msg.verb == IC_WIRE_RESUME && ic_wire_get(&r->msg.resume, resume, rebuild, false);
+}
+
+/* A rebuild that was wished for while the memory was on its way without one is for the next try. */
+static void refuse_load(talk *t, ic_wire_code code, const char *message)
+{
+    ic_mail_request *list = t->waiting, *r;
+    t->waiting = NULL;
+    while ((r = next_waiting(&list))) {
+        if (wishes_rebuild(r)) {
+            wait_for(&t->waiting, &r);
+            continue;
+        }
+        talk_send_error(t, r, code, message);
+        free_request(&r);
+    }
+}
+
 /* --- waking, failing, stopping -----------------------------------------------------------------
  */
 
@@ -156,9 +176,13 @@ void talk_fail(talk *t, ic_wire_code code, const ic_error *e)
     t->failure = *e;
     t->failure_code = code;
     tell_failure(t, code, e);
+    bool plain = t->phase >= TALK_OPENING && t->phase <= TALK_LOADING && !t->rebuild;
     talk_load_abort(t);
     talk_rebuild_cancel(t);
-    refuse_waiting(t, code, e->text);
+    if (plain)
+        refuse_load(t, code, e->text);
+    else
+        refuse_waiting(t, code, e->text);
     ic_mail_request *r;
     while ((r = next_waiting(&t->stop_replies))) {
         talk_send_error(t, r, code, e->text);
@@ -689,8 +713,7 @@ static void take_live(talk *t, ic_mail_request **r_p)
 static void take_life(talk *t, ic_mail_request **r_p)
 {
     bool resume = (*r_p)->msg.verb == IC_WIRE_RESUME;
-    if (resume && ic_wire_get(&(*r_p)->msg.resume, resume, rebuild, false)
-        && (t->phase == TALK_SUSPENDED || t->phase == TALK_FAILED))
+    if (wishes_rebuild(*r_p) && (t->phase == TALK_SUSPENDED || t->phase == TALK_FAILED))
         t->rebuild = true;
     t->spoken_us = ic_clock_mono_us();
     switch (t->phase) {
@@ -1075,7 +1098,7 @@ static void advance(talk *t)
         let_go(t);
     advance_owed(t);
     talk_looks(t);
-    if (t->phase == TALK_LIVE && t->waiting)
+    if ((t->phase == TALK_LIVE || t->phase == TALK_FAILED) && t->waiting)
         take_waiting(t);
     if (t->phase == TALK_LIVE)
         advance_live(t);

@@ -224,8 +224,8 @@ void talk_opened(talk *t, ic_mail_lease *m)
 
 typedef struct replay {
     talk *t;
-    talk_turn *asked[64]; /* admitted and not begun, in order */
-    int count;
+    talk_turn **asked; /* admitted and not begun, in order; as many as there are */
+    int count, capacity;
     talk_turn *now; /* begun and not ended */
     uint64_t held;  /* the answer whose middle the checkpoint holds; 0: none */
     ic_buf pixels;  /* of a frame to come */
@@ -233,8 +233,10 @@ typedef struct replay {
 
 static int replay_ask(replay *r, ic_talk_record *rec)
 {
-    if (r->count == (int)(sizeof r->asked / sizeof *r->asked))
-        return IC_EFORMAT;
+    if (r->count == r->capacity) {
+        r->capacity = r->capacity ? 2 * r->capacity : 8;
+        r->asked = ic_realloc(r->asked, (size_t)r->capacity * sizeof(talk_turn *));
+    }
     talk_turn *turn = ic_alloc(sizeof *turn);
     turn->number = rec->turn;
     turn->text = rec->text;
@@ -547,6 +549,7 @@ static void begin_replay(talk *t)
     talk_turn_free(&r.now);
     for (int i = 0; i < r.count; i++)
         talk_turn_free(&r.asked[i]);
+    ic_free(r.asked);
     if (rc)
         refuse(t, rc, &e);
     else

@@ -37,11 +37,13 @@ void talk_rebuild_forget(talk *t)
     t->rebuild_notice_count = 0;
 }
 
-/* Settings that this model does not have give way to its defaults, before a cache is asked for. */
+/* Settings that this model does not have give way to its defaults, before a cache is asked for.
+ * What was said of an earlier rebuild is over. */
 void talk_rebuild_config(talk *t)
 {
     ic_error e = {0};
     ic_session_config fresh;
+    talk_rebuild_forget(t);
     t->has_former = t->rebuild;
     t->rebuild_former = t->config.engine;
     if (!t->rebuild || ic_session_config_check(t->limits->engine, &t->config.engine, &e) == IC_OK)
@@ -177,6 +179,7 @@ static int send_round(talk *t, const ic_transcript_turn *q, const ic_transcript_
     ic_mail_input *in = ic_mail_input_new(t->seat, IC_INPUT_ASK);
     in->text = ic_strdup(q->text);
     in->sampling = t->config.sampling;
+    in->sampling.max_tokens = INT32_MAX; /* it ends where it ended */
     int rc = ic_tokenizer_encode(ic_engine_tokenizer(t->limits->engine), a->text, strlen(a->text),
                                  false, &in->forced, &in->forced_count, e);
     if (rc) {
@@ -582,6 +585,19 @@ void talk_rebuild_pump(talk *t)
         tell_progress(t, t->rebuild_run);
 }
 
+/* As many as the store knows of, who has counted since this session's record was read: a number is
+ * not used again, nor does a count fall. */
+static void take_counts(talk *t, const ic_job_transcript *job)
+{
+    ic_talk_head *h = &t->head;
+    uint64_t frames = 0;
+    for (int i = 0; i < job->count; i++)
+        h->turns = job->turns[i].number > h->turns ? job->turns[i].number : h->turns;
+    for (int i = 0; i < job->source_count; i++)
+        frames += (uint64_t)job->sources[i].frames;
+    h->seen = h->seen_at_end = frames > h->seen ? frames : h->seen;
+}
+
 void talk_rebuild_read(talk *t, ic_job_transcript **job_p)
 {
     ic_job_transcript *job = *job_p;
@@ -592,8 +608,8 @@ void talk_rebuild_read(talk *t, ic_job_transcript **job_p)
     t->head = (ic_talk_head){.turns = (uint64_t)t->record.counters.turns,
                              .medias = (uint64_t)job->source_count,
                              .seen = (uint64_t)t->record.counters.frames,
-                             .seen_at_end = (uint64_t)t->record.counters.frames,
                              .inexact = true};
+    take_counts(t, job);
     t->segment_count = 0;
     if (rc == IC_OK && t->config.system)
         rc = ic_session_system(t->session, t->config.system, &e);

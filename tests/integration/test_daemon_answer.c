@@ -338,6 +338,31 @@ static int answer_tokens(const daemon_process *d, const char *id)
     return tokens;
 }
 
+/* Where in the journal that answer stands, as its parts say behind the turn and how it ended; 0:
+ * they do not. */
+static int64_t answer_place(const daemon_process *d, const char *id)
+{
+    sqlite3 *db;
+    sqlite3_stmt *row;
+    int64_t place = 0;
+    assert_int_equal(sqlite3_open(d->store, &db), SQLITE_OK);
+    sqlite3_busy_timeout(db, 20000);
+    assert_int_equal(
+        sqlite3_prepare_v2(db,
+                           "SELECT t.parts FROM turn t JOIN session s ON t.session = s.n WHERE "
+                           "s.id = ?1 AND t.role = 3 ORDER BY t.number DESC",
+                           -1, &row, NULL),
+        SQLITE_OK);
+    sqlite3_bind_text(row, 1, id, -1, SQLITE_STATIC);
+    assert_int_equal(sqlite3_step(row), SQLITE_ROW);
+    const uint8_t *parts = sqlite3_column_blob(row, 0);
+    for (int i = 19; sqlite3_column_bytes(row, 0) == 20 && i > 11; i--)
+        place = place << 8 | parts[i];
+    sqlite3_finalize(row);
+    sqlite3_close(db);
+    return place;
+}
+
 /* A copy has the question and the beginning of its answer, closed as a cancel closes it, and goes
  * on as a session does whose answer was no longer than that. */
 static void expect_cut(const daemon_process *d, talker *t, const char *id, const way *w,
@@ -417,6 +442,8 @@ static void copies_of_it_are_closed(void **state)
     answer a = read_answer(t, id, turn);
     expect_same(&expected.a, &a);
     kill_and_restart(&d, &t);
+    for (int i = 0; i < 4; i++) /* behind the question, so that a rebuild knows the order */
+        assert_true(answer_place(&d, copies[i]) > 1);
     for (int i = 0; i < 4; i++)
         expect_cut(&d, t, copies[i], &w, &expected);
     free(a.text);

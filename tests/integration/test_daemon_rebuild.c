@@ -300,6 +300,7 @@ static void a_damaged_memory_is_made_again(void **state)
     m = resume_msg(id, false);
     must(t, &m, &reply);
     assert_int_equal(reply.ok.recomputed_tokens, 0);
+    assert_false(ic_wire_has(&reply.ok, ok, notices)); /* nothing was rebuilt this time */
     ic_wire_msg_fini(&reply);
     for (int i = 0; i < 2; i++) {
         free(answers[i]);

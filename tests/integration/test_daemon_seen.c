@@ -374,13 +374,16 @@ static void read_said(const ic_wire_ok *ok, const char *what, const char *too, c
     fail_msg("\"%s\" has no numbers", too);
 }
 
-static uint64_t held_tokens(talker *t, const char *id)
+/* Both memories are as large as one another when another question comes. */
+static void expect_as_large(talker *t, const char *id, const char *twin)
 {
-    ic_wire_msg m;
-    simple(t, IC_WIRE_SHOW, id, &m);
-    uint64_t tokens = m.ok.info.cache_tokens;
-    ic_wire_msg_fini(&m);
-    return tokens;
+    answer a = ask(t, id, "And?", 1), b = ask(t, twin, "And?", 1);
+    assert_int_equal(a.finish, b.finish);
+    assert_int_equal(a.usage.cached_tokens, b.usage.cached_tokens);
+    assert_int_equal(a.usage.cache_tokens, b.usage.cache_tokens);
+    assert_true(a.usage.cache_tokens > 100);
+    free(a.text);
+    free(b.text);
 }
 
 /* What the model refuses in a rebuild, frames and a question for which there is no room, is not
@@ -414,16 +417,96 @@ static void what_is_refused_is_not_shown(void **state)
     expect_said(&reply.ok, "turn 2 ", "was refused: the cache is full");
     assert_false(says(&reply.ok, "could not be shown", ""));
     ic_wire_msg_fini(&reply);
-    simple(t, IC_WIRE_RESUME, twin, &reply);
-    ic_wire_msg_fini(&reply);
-    assert_int_equal(held_tokens(t, id), held_tokens(t, twin));
+    /* Told once, by the one notice of the rebuild. */
+    assert_in_range(read_number(&d, "SELECT count(*) FROM event"), events + 1, events + 3);
+    expect_as_large(t, id, twin);
     disconnect_talker(&t);
     stop_daemon(&d);
     char told[80];
     snprintf(told, sizeof told, "1 of 2 turns and %d of %d frames went in again", shown, all);
     assert_true(log_has(&d, told));
-    /* Told once, by the one notice of the rebuild. */
-    assert_in_range(read_number(&d, "SELECT count(*) FROM event"), events + 1, events + 3);
+}
+
+/* --- words -------------------------------------------------------------------------------------
+ */
+
+/* An answer that was longer than the session's answers are when nobody says how long goes in again
+ * as long as it was. */
+static void a_long_answer_goes_in_whole(void **state)
+{
+    (void)state;
+    daemon_process d;
+    char id[64], twin[64], *ids[] = {id, twin};
+    ic_wire_msg m, reply;
+    prepare(&d, "long");
+    start_daemon(&d, demo_model(), NULL);
+    talker *t = connect_talker(&d);
+    for (int i = 0; i < 2; i++) {
+        ic_wire_sampling s = {0};
+        ic_wire_msg_init(&m, IC_WIRE_NEW);
+        ic_wire_put(&s, sampling, max_tokens, 2);
+        ic_wire_put(&m.new, new, sampling, s);
+        must(t, &m, &reply);
+        snprintf(ids[i], 64, "%s", reply.ok.session);
+        ic_wire_msg_fini(&reply);
+        watch_film(t, ids[i]);
+        answer a = ask(t, ids[i], "Which shapes came one after the other?", TOKENS);
+        assert_true(a.usage.completion_tokens > 5);
+        free(a.text);
+        suspend(t, ids[i]);
+    }
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    lose_memory(&d, id);
+    start_daemon(&d, demo_model(), NULL);
+    t = connect_talker(&d);
+    m = rebuild_msg(id);
+    must(t, &m, &reply);
+    ic_wire_msg_fini(&reply);
+    expect_as_large(t, id, twin);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+}
+
+/* A question that the server died over, before a word of its answer, keeps its number: the next one
+ * behind a rebuild has another. */
+static void numbers_of_turns_are_not_used_again(void **state)
+{
+    (void)state;
+    daemon_process d;
+    char id[64];
+    ic_wire_msg m, reply;
+    prepare(&d, "numbers");
+    start_daemon(&d, tiny_model(), NULL);
+    talker *t = connect_talker(&d);
+    new_session(t, id);
+    free(ask(t, id, "One?", TOKENS).text);
+    suspend(t, id);
+    disconnect_talker(&t);
+    stop_daemon(&d);
+    setenv("INFCHAT_FAILPOINT", "answer_start:1", 1);
+    start_daemon(&d, tiny_model(), NULL);
+    unsetenv("INFCHAT_FAILPOINT");
+    t = connect_talker(&d);
+    m = ask_msg(id, "Two?", TOKENS);
+    ic_wire_id key = random_id();
+    ic_wire_msg_set_key(&m, &key);
+    ic_wire_msg_set_re(&m, ++t->re);
+    send_msg(t, &m, NULL, 0);
+    wait_daemon(&d);
+    disconnect_talker(&t);
+    assert_int_equal(read_number(&d, "SELECT count(*) FROM turn"), 3);
+    lose_memory(&d, id);
+    start_daemon(&d, tiny_model(), NULL);
+    t = connect_talker(&d);
+    m = rebuild_msg(id);
+    must(t, &m, &reply);
+    ic_wire_msg_fini(&reply);
+    uint64_t turn = begin_ask(t, id, "Three?", TOKENS);
+    free(read_answer(t, id, turn).text);
+    assert_int_equal(turn, 3);
+    disconnect_talker(&t);
+    stop_daemon(&d);
 }
 
 /* --- files of the server -----------------------------------------------------------------------
@@ -695,6 +778,8 @@ int main(void)
         cmocka_unit_test(what_is_not_kept_is_said),
         cmocka_unit_test(the_bound_takes_the_oldest),
         cmocka_unit_test(what_is_refused_is_not_shown),
+        cmocka_unit_test(a_long_answer_goes_in_whole),
+        cmocka_unit_test(numbers_of_turns_are_not_used_again),
         cmocka_unit_test(a_file_is_read_again),
         cmocka_unit_test(a_changed_file_is_refused),
         cmocka_unit_test(a_damaged_frame_is_said),

@@ -18,7 +18,17 @@
 #include "base/ic_clock.h"
 #include "base/ic_mem.h"
 
-enum { CACHE = 400, ANSWER = 6, FRAMES = 8, SLICE = 5, WAIT_S = 30, PEER = 1, TEXT_MAX = 4000 };
+enum {
+    CACHE = 400,
+    ANSWER = 6,
+    FRAMES = 8,
+    SLICE = 5,
+    WAIT_S = 30,
+    TURNS = 80,
+    QUEUE = 64,
+    PEER = 1,
+    TEXT_MAX = 4000
+};
 
 static const char first_question[] = "What is this?";
 static const char long_question[] =
@@ -34,7 +44,8 @@ typedef enum moment { /* at which the model stands still until the session asks 
                       NEVER,
                       BEFORE_THE_QUESTION, /* frames are encoded, their rows go in, the question
                                               waits behind them */
-                      IN_THE_QUESTION      /* its first slice is in */
+                      IN_THE_QUESTION,     /* its first slice is in */
+                      ALL_THE_TIME         /* never, and it does nothing */
 } moment;
 
 typedef struct bench {
@@ -65,9 +76,10 @@ typedef struct bench {
     uint64_t oks;       /* answers to requests */
     int64_t last_event; /* numbers rise by one */
     uint64_t turn_ended;
-    bool freed;             /* the session holds no memory any more */
-    char text[8][TEXT_MAX]; /* by turn */
-    ic_wire_usage usage[8];
+    bool freed;                 /* the session holds no memory any more */
+    bool no_room, asks_room;    /* it gets none for the time being; it has asked for some */
+    char text[TURNS][TEXT_MAX]; /* by turn */
+    ic_wire_usage usage[TURNS];
 } bench;
 
 /* --- the scheduler ------------------------------------------------------------------------------
@@ -228,13 +240,13 @@ static void take_event(bench *b, const ic_wire_event *ev)
 {
     assert_int_equal(ev->n, ++b->last_event);
     if (ev->type == IC_WIRE_EVENT_TEXT) {
-        assert_in_range(ev->turn, 1, 7);
-        assert_true(strlen(b->text[ev->turn]) + strlen(ev->text) < TEXT_MAX);
-        strcat(b->text[ev->turn], ev->text);
+        char *text = b->text[ev->turn % TURNS];
+        assert_true(strlen(text) + strlen(ev->text) < TEXT_MAX);
+        strcat(text, ev->text);
     }
     if (ev->type == IC_WIRE_EVENT_ANSWER_END) {
         b->turn_ended = ev->turn;
-        b->usage[ev->turn] = ev->usage;
+        b->usage[ev->turn % TURNS] = ev->usage;
     }
 }
 
@@ -255,6 +267,12 @@ static void take_send(bench *b, const ic_mail_send *out)
     ic_wire_msg_fini(&m);
 }
 
+static void give_room(bench *b)
+{
+    ic_mail_plain *room = ic_mail_plain_new(IC_MAIL_ROOM, b->session);
+    ic_port_send(&b->out, b->to, &room);
+}
+
 static void take_router(bench *b, ic_mail *m)
 {
     if (m->kind == IC_MAIL_SEND)
@@ -262,10 +280,9 @@ static void take_router(bench *b, ic_mail *m)
     if (m->kind == IC_MAIL_SESSION_STATE)
         assert_int_equal(((ic_mail_session_state *)m)->state.costs.checkpoints.failed, 0);
     b->freed |= m->kind == IC_MAIL_ROOM_FREED;
-    if (m->kind == IC_MAIL_ROOM_WANTED) {
-        ic_mail_plain *room = ic_mail_plain_new(IC_MAIL_ROOM, b->session);
-        ic_port_send(&b->out, b->to, &room);
-    }
+    b->asks_room |= m->kind == IC_MAIL_ROOM_WANTED;
+    if (m->kind == IC_MAIL_ROOM_WANTED && !b->no_room)
+        give_room(b);
     ic_mail_discard(&m);
 }
 
@@ -299,7 +316,8 @@ static void serve(bench *b, until *over)
 
 static void send_request(bench *b, ic_mail_request *q)
 {
-    ic_wire_id key = {.bytes = {(uint8_t)q->msg.verb, (uint8_t)b->asks, (uint8_t)b->oks}};
+    static uint8_t keys;
+    ic_wire_id key = {.bytes = {++keys, (uint8_t)getpid(), (uint8_t)(getpid() >> 8)}};
     q->peer = PEER;
     q->arrived_us = ic_clock_mono_us();
     snprintf(q->session, sizeof q->session, "%s", b->session);
@@ -382,7 +400,7 @@ static void stop(bench *b)
         ic_mail_plain *drain = ic_mail_plain_new(IC_MAIL_DRAIN, b->session);
         ic_port_send(&b->out, b->to, &drain);
         b->steps = true;
-        b->held = false;
+        b->held = b->freed = false;
         serve(b, is_suspended);
         ic_outbox_forget(&b->out, b->to);
         ic_port_close(&b->to);
@@ -439,7 +457,7 @@ static void open_bench(bench *b, const char *path, const char *session, int64_t 
                                  .checkpoint_bytes = checkpoint_bytes,
                                  .checkpoint_us = INT64_MAX / 4,
                                  .idle_us = INT64_MAX / 4,
-                                 .queue = 4,
+                                 .queue = QUEUE,
                                  .max_answer_tokens = 100};
     start(b);
     if (session)
@@ -452,9 +470,9 @@ static void open_bench(bench *b, const char *path, const char *session, int64_t 
  */
 
 /* What the source's reader would send; the real one waits for bytes that never come. */
-static void send_frames(bench *b)
+static void send_frames(bench *b, int count)
 {
-    for (int i = 0; i < FRAMES; i++) {
+    for (int i = 0; i < count; i++) {
         ic_frame *f = ic_test_frame(&b->grid, i, 500000 * i);
         ic_mail_frame *m = ic_mail_frame_new(&f);
         m->media = 1;
@@ -464,7 +482,7 @@ static void send_frames(bench *b)
     }
     ic_mail_ingest_ended *end = ic_mail_ingest_ended_new(1);
     end->opened = true;
-    end->counts = (ic_ingest_counts){.seen = FRAMES, .pos_us = 500000 * (FRAMES - 1)};
+    end->counts = (ic_ingest_counts){.seen = (uint64_t)count, .pos_us = 500000 * (count - 1)};
     ic_port_send(&b->out, b->to, &end);
 }
 
@@ -486,6 +504,14 @@ static bool stands_still(bench *b)
     return b->held;
 }
 
+static void begin_source(bench *b)
+{
+    ic_mail_request *q = new_request(IC_WIRE_MEDIA);
+    ic_wire_put(&q->msg.media, media, session, b->session);
+    ic_wire_put(&q->msg.media, media, kind, IC_WIRE_KIND_UPLOAD);
+    must(b, q);
+}
+
 /* A question; frames and another question that come while it is answered, so that they go into the
  * model together when its answer has ended. */
 static void live_through(bench *b)
@@ -493,11 +519,8 @@ static void live_through(bench *b)
     ask(b, first_question);
     serve(b, first_decodes);
     b->steps = false;
-    ic_mail_request *q = new_request(IC_WIRE_MEDIA);
-    ic_wire_put(&q->msg.media, media, session, b->session);
-    ic_wire_put(&q->msg.media, media, kind, IC_WIRE_KIND_UPLOAD);
-    must(b, q);
-    send_frames(b);
+    begin_source(b);
+    send_frames(b, FRAMES);
     ask(b, long_question);
     b->steps = true;
 }
@@ -621,6 +644,27 @@ static void live_and_die(moment hold, const char *path, const char *session)
     raise(SIGKILL);
 }
 
+/* Frames that the model does not look at, more than it is given at once, and behind them as many
+ * questions as may wait. */
+static void ask_all_and_die(const char *path, const char *session)
+{
+    bench b;
+    ic_actor_setup();
+    open_bench(&b, path, session, INT64_MAX / 4);
+    b.steps = false;
+    start_talk(&b);
+    begin_source(&b);
+    send_frames(&b, 5 * FRAMES);
+    for (int i = 0; i <= QUEUE; i++)
+        ask(&b, first_question);
+    raise(SIGKILL);
+}
+
+static bool all_have_ended(bench *b)
+{
+    return b->turn_ended == QUEUE + 1;
+}
+
 static void run_first_life(moment hold, const char *path, const char *session)
 {
     char number[2] = {(char)('0' + hold)};
@@ -635,6 +679,14 @@ static void run_first_life(moment hold, const char *path, const char *session)
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
+static void follow_from_the_first(bench *b)
+{
+    ic_mail_request *q = new_request(IC_WIRE_ATTACH);
+    ic_wire_put(&q->msg.attach, attach, session, b->session);
+    ic_wire_put(&q->msg.attach, attach, from, 1);
+    must(b, q);
+}
+
 /* The second goes on, and must give the answers of the one to whom nothing happened. */
 static bench live_twice(moment hold, const char *name)
 {
@@ -646,10 +698,7 @@ static bench live_twice(moment hold, const char *name)
     strcpy(session, b.session);
     open_bench(&b, path_of(name), session, INT64_MAX / 4);
     start_talk(&b);
-    ic_mail_request *q = new_request(IC_WIRE_ATTACH);
-    ic_wire_put(&q->msg.attach, attach, session, b.session);
-    ic_wire_put(&q->msg.attach, attach, from, 1);
-    must(&b, q);
+    follow_from_the_first(&b);
     serve(&b, second_has_ended);
     expect_same(&calm, &b);
     stop(&b);
@@ -678,6 +727,83 @@ static void one_is_taken_in_the_middle_of_a_question(void **state)
     assert_in_range(b.usage[2].recomputed_tokens, 1, b.usage[2].prompt_tokens - SLICE);
 }
 
+static bool first_has_ended(bench *b)
+{
+    return b->turn_ended == 1;
+}
+
+static bool waits_for_room(bench *b)
+{
+    return b->asks_room;
+}
+
+/* Its checkpoint is of another model from now on. */
+static void lose_memory(const bench *b)
+{
+    ic_store *s = NULL;
+    ic_store_reader *r = NULL;
+    ic_store_writer *w = NULL;
+    ic_error e = {0};
+    ic_assert_ok(ic_store_open(&s, &(ic_store_config){.path = b->path}, &e), &e);
+    ic_assert_ok(ic_store_checkpoint_open(s, b->session, &r, &e), &e);
+    ic_store_manifest m = *ic_store_checkpoint_manifest(r);
+    m.meaning = "another";
+    m.meaning_bytes = 7;
+    ic_assert_ok(ic_store_checkpoint_begin(s, b->session, &w, &e), &e);
+    ic_assert_ok(ic_store_checkpoint_finish(&w, &m, &e), &e);
+    ic_store_checkpoint_close(&r);
+    ic_store_close(&s);
+}
+
+/* A rebuild is wished for while the session wakes up for another reason, without one: that fails,
+ * and is tried again with it. */
+static void a_rebuild_that_is_wished_for_late_is_made(void **state)
+{
+    (void)state;
+    bench b;
+    char session[IC_STORE_ID_CHARS + 1];
+    open_bench(&b, path_of("late"), NULL, INT64_MAX / 4);
+    start_talk(&b);
+    ask(&b, first_question);
+    serve(&b, first_has_ended);
+    stop(&b);
+    lose_memory(&b);
+    strcpy(session, b.session);
+    open_bench(&b, path_of("late"), session, INT64_MAX / 4);
+    b.no_room = true;
+    start_talk(&b);
+    serve(&b, waits_for_room);
+    ic_mail_request *q = new_request(IC_WIRE_RESUME);
+    ic_wire_put(&q->msg.resume, resume, session, b.session);
+    ic_wire_put(&q->msg.resume, resume, rebuild, true);
+    b.oks = 0;
+    send_request(&b, q);
+    b.no_room = false;
+    give_room(&b); /* behind the wish, which found it waiting */
+    serve(&b, is_answered_by_ok);
+    follow_from_the_first(&b);
+    ask(&b, first_question);
+    serve(&b, second_has_ended);
+    stop(&b);
+}
+
+/* As many questions as may wait do so when the process is killed: none of them is lost. */
+static void a_full_queue_is_answered(void **state)
+{
+    (void)state;
+    bench b;
+    char session[IC_STORE_ID_CHARS + 1];
+    open_bench(&b, path_of("queue"), NULL, INT64_MAX / 4);
+    stop(&b);
+    strcpy(session, b.session);
+    run_first_life(ALL_THE_TIME, b.path, session);
+    open_bench(&b, path_of("queue"), session, INT64_MAX / 4);
+    start_talk(&b);
+    follow_from_the_first(&b);
+    serve(&b, all_have_ended);
+    stop(&b);
+}
+
 static int setup(void **state)
 {
     ic_actor_setup();
@@ -695,7 +821,11 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_waits_for_the_answer_that_it_tells),
         cmocka_unit_test(one_is_taken_in_the_middle_of_a_question),
+        cmocka_unit_test(a_rebuild_that_is_wished_for_late_is_made),
+        cmocka_unit_test(a_full_queue_is_answered),
     };
+    if (argc == 4 && argv[1][0] == '0' + ALL_THE_TIME)
+        ask_all_and_die(argv[2], argv[3]);
     if (argc == 4)
         live_and_die((moment)(argv[1][0] - '0'), argv[2], argv[3]);
     return argc == 1 ? cmocka_run_group_tests(tests, setup, teardown) : EXIT_FAILURE;
