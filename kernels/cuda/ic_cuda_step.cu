@@ -126,6 +126,7 @@ int ic_cuda_step_begin(ic_device *base, const ic_slab *const *slabs, int n, uint
         enter(d, true);
     } else if (d->steps->now->state == STEP_SEEN) {
         rc = begin_capture(d, d->steps->now);
+        rc = rc ? ic_cuda_step_end(base, rc) : 0; /* who is told that it failed ends nothing */
     }
     return rc;
 }

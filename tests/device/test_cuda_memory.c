@@ -281,6 +281,33 @@ static void a_recording_has_one_cache(void **state)
     end_work(&w);
 }
 
+/* A step whose recording cannot begin fails by itself: the ones behind it run, unrecorded. */
+static void a_recording_may_fail(void **state)
+{
+    (void)state;
+    work w;
+    ic_error e = {0};
+    ic_slab *s;
+    const ic_slab *const *one = (const ic_slab *const *)&s;
+    if (!IC_TEST_EMULATED) {
+        skip();
+        return;
+    }
+    begin_work(&w);
+    ic_assert_ok(ic_slab_new(&s, cuda, &desc, &e), &e);
+    step_with(&w, s, 1); /* it brings scratch; the next is the first of its kind */
+    step_with(&w, s, 2);
+    append(&w, s, 1);
+    setenv("IC_EMU_NO_CAPTURE", "1", 1);
+    assert_int_not_equal(ic_ops_begin(cuda, one, 1, 2), 0);
+    unsetenv("IC_EMU_NO_CAPTURE");
+    ic_slab_drop_last(s, 1);
+    for (int i = 3; i < 7; i++)
+        step_with(&w, s, (float)i);
+    ic_slab_destroy(&s);
+    end_work(&w);
+}
+
 /* --- images --- */
 
 enum { BLOCKS = 1500, BYTES_MAX = 24 << 10, HUGE_BYTES = 11 << 20, GAP_MAX = 64 };
@@ -396,6 +423,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(reserved_memory_is_enough, open_device, close_device),
         cmocka_unit_test_setup_teardown(a_recording_has_one_cache, open_device, close_device),
+        cmocka_unit_test_setup_teardown(a_recording_may_fail, open_device, close_device),
         cmocka_unit_test_setup_teardown(images_come_back, open_device, close_device),
         cmocka_unit_test_setup_teardown(many_small_pieces, open_device, close_device),
     };

@@ -209,8 +209,11 @@ cudaError_t cudaStreamSynchronize(cudaStream_t)
     return capture ? cudaErrorNotSupported : cudaSuccess;
 }
 
+/* With IC_EMU_NO_CAPTURE set, copies cannot be recorded. */
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t)
 {
+    if (capture && getenv("IC_EMU_NO_CAPTURE"))
+        return cudaErrorNotSupported;
     return now_or_later([=] { memmove(to, from, bytes); });
 }
 
