@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/ic_mem.h"
 #include "bench/ic_bench.h"
 
 #define ENTRY(name) &ic_bench_##name,
@@ -131,6 +132,7 @@ static int run_command(const ic_bench_command *c, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    ic_mem_setup(); /* as in the server: what is resident is measured here */
     if (argc < 2)
         return print_help(stderr);
     if (asks_for_help(argv[1]))
