@@ -561,6 +561,36 @@ IC_UNUSED static uint64_t upload(talker *t, const char *id, const char *path, ch
     return seen;
 }
 
+IC_UNUSED static ic_wire_status_info status(talker *t)
+{
+    ic_wire_msg m, reply;
+    ic_wire_msg_init(&m, IC_WIRE_STATUS);
+    must(t, &m, &reply);
+    ic_wire_status_info s = reply.ok.status;
+    ic_wire_msg_fini(&reply);
+    return s;
+}
+
+/* The latest state of a session, or what was marked `at`, as a session of its own. */
+IC_UNUSED static ic_wire_msg fork_msg(const char *id, const char *at)
+{
+    ic_wire_msg m;
+    ic_wire_msg_init(&m, IC_WIRE_FORK);
+    ic_wire_put(&m.fork, fork, session, id);
+    if (at)
+        ic_wire_put(&m.fork, fork, at, at);
+    return m;
+}
+
+IC_UNUSED static void fork_session(talker *t, const char *id, const char *at, char out[64])
+{
+    ic_wire_msg m = fork_msg(id, at), reply;
+    must(t, &m, &reply);
+    snprintf(out, 64, "%s", reply.ok.session);
+    assert_string_not_equal(out, id);
+    ic_wire_msg_fini(&reply);
+}
+
 /* A film of the demo's, which is always there. */
 static const char demo_film[] IC_UNUSED = IC_SOURCE_DIR "/models/demo/eval/clip_00_96_h264.mp4";
 

@@ -258,16 +258,6 @@ static void execute(const daemon_process *d, const char *sql)
     sqlite3_close(db);
 }
 
-static ic_wire_status_info status(talker *t)
-{
-    ic_wire_msg m, reply;
-    ic_wire_msg_init(&m, IC_WIRE_STATUS);
-    must(t, &m, &reply);
-    ic_wire_status_info s = reply.ok.status;
-    ic_wire_msg_fini(&reply);
-    return s;
-}
-
 /* A checkpoint that the store refuses in the middle of an answer: the log and STATUS say so, and
  * the answer comes to its end as if nothing had been. */
 static void one_that_fails_leaves_the_answer_running(void **state)
@@ -304,18 +294,6 @@ static void one_that_fails_leaves_the_answer_running(void **state)
     drop(&expected);
     disconnect_talker(&t);
     stop_daemon(&d);
-}
-
-static void fork_session(talker *t, const char *id, const char *at, char out[64])
-{
-    ic_wire_msg m, reply;
-    ic_wire_msg_init(&m, IC_WIRE_FORK);
-    ic_wire_put(&m.fork, fork, session, id);
-    if (at)
-        ic_wire_put(&m.fork, fork, at, at);
-    must(t, &m, &reply);
-    snprintf(out, 64, "%s", reply.ok.session);
-    ic_wire_msg_fini(&reply);
 }
 
 /* Tokens of the last answer in a session's transcript. */

@@ -161,12 +161,7 @@ static void a_session_moves(void **state)
     char *two = ask(t, parent, "Two?", TOKENS).text, *three = ask(t, parent, "Three?", TOKENS).text;
     export_session(t, parent, "then", &bytes[2]);
     char fork_id[64];
-    ic_wire_msg_init(&m, IC_WIRE_FORK);
-    ic_wire_put(&m.fork, fork, session, parent);
-    ic_wire_put(&m.fork, fork, at, "then");
-    must(t, &m, &reply);
-    snprintf(fork_id, sizeof fork_id, "%s", reply.ok.session);
-    ic_wire_msg_fini(&reply);
+    fork_session(t, parent, "then", fork_id);
     uint64_t turn = begin_ask(t, fork_id, "Tell me all.", 1500);
     assert_true(next_event(t, fork_id, IC_WIRE_EVENT_ANSWER_BEGIN, &m, 20000));
     ic_wire_msg_fini(&m);

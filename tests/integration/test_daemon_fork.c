@@ -6,25 +6,6 @@ enum { FORKS = 10, TOKENS = 30 };
 
 static const char *const long_answers[] = {"session.max_answer_tokens=100000", NULL};
 
-static ic_wire_msg fork_msg(const char *id, const char *at)
-{
-    ic_wire_msg m;
-    ic_wire_msg_init(&m, IC_WIRE_FORK);
-    ic_wire_put(&m.fork, fork, session, id);
-    if (at)
-        ic_wire_put(&m.fork, fork, at, at);
-    return m;
-}
-
-static void fork_session(talker *t, const char *id, const char *at, char out[64])
-{
-    ic_wire_msg m = fork_msg(id, at), reply;
-    must(t, &m, &reply);
-    snprintf(out, 64, "%s", reply.ok.session);
-    assert_string_not_equal(out, id);
-    ic_wire_msg_fini(&reply);
-}
-
 static void mark(talker *t, const char *id, const char *name)
 {
     ic_wire_msg m, reply;

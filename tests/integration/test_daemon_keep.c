@@ -28,16 +28,6 @@ static bool is_there(talker *t, const char *id)
     return there;
 }
 
-static ic_wire_status_info status(talker *t)
-{
-    ic_wire_msg m, reply;
-    ic_wire_msg_init(&m, IC_WIRE_STATUS);
-    must(t, &m, &reply);
-    ic_wire_status_info s = reply.ok.status;
-    ic_wire_msg_fini(&reply);
-    return s;
-}
-
 /* Waits until the session is gone, or the time is over. */
 static bool goes(talker *t, const char *id, int seconds)
 {

@@ -57,16 +57,6 @@ static void expect_transcript(talker *t, const char *id, char *answers[2], int t
     ic_wire_msg_fini(&m);
 }
 
-static void fork_session(talker *t, const char *id, char out[64])
-{
-    ic_wire_msg m, reply;
-    ic_wire_msg_init(&m, IC_WIRE_FORK);
-    ic_wire_put(&m.fork, fork, session, id);
-    must(t, &m, &reply);
-    snprintf(out, 64, "%s", reply.ok.session);
-    ic_wire_msg_fini(&reply);
-}
-
 /* Under another model a session is refused, and stays as it is: its own model still has it. When
  * asked to, it is made again from its words: it says what is gone, and goes on from there through a
  * restart. */
@@ -93,7 +83,7 @@ static void another_model_takes_the_words(void **state)
     stop_daemon(&d);
     start_daemon(&d, tiny_model(), NULL);
     t = connect_talker(&d);
-    fork_session(t, id, fork_id);
+    fork_session(t, id, NULL, fork_id);
     answer a = ask(t, fork_id, "Three?", TOKENS);
     assert_string_equal(a.text, third); /* as if nothing had been tried */
     free(a.text);
@@ -109,7 +99,7 @@ static void another_model_takes_the_words(void **state)
     assert_true(notices_name(&reply.ok, "gqa2_tied_f32"));
     ic_wire_msg_fini(&reply);
     expect_transcript(t, id, answers, 2);
-    fork_session(t, id, fork_id);
+    fork_session(t, id, NULL, fork_id);
     a = ask(t, id, "Three?", TOKENS);
     assert_false(a.usage.exact);
     assert_true(a.usage.cached_tokens > 20);

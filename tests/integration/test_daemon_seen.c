@@ -89,16 +89,6 @@ static void expect_said(const ic_wire_ok *ok, const char *what, const char *too)
     fail_msg("no notice says \"%s\" and \"%s\"", what, too);
 }
 
-static void fork_of(talker *t, const char *id, char out[64])
-{
-    ic_wire_msg m, reply;
-    ic_wire_msg_init(&m, IC_WIRE_FORK);
-    ic_wire_put(&m.fork, fork, session, id);
-    must(t, &m, &reply);
-    snprintf(out, 64, "%s", reply.ok.session);
-    ic_wire_msg_fini(&reply);
-}
-
 static void suspend(talker *t, const char *id)
 {
     ic_wire_msg m;
@@ -155,7 +145,7 @@ static void kept_films_are_seen_again(void **state)
     talker *t = connect_talker(&d);
     live_through(t, twin);
     live_through(t, id);
-    fork_of(t, id, fork_id);
+    fork_session(t, id, NULL, fork_id);
     simple(t, IC_WIRE_RESUME, fork_id, &reply);
     ic_wire_msg_fini(&reply);
     suspend(t, fork_id);
@@ -254,7 +244,7 @@ static void kept_films_move_with_their_session(void **state)
         talker *u = connect_talker(&others[i]);
         rebuild_all(u, moved[i]);
         char copy[64]; /* the twin answers each of them as if it were the first */
-        fork_of(t, twin, copy);
+        fork_session(t, twin, NULL, copy);
         expect_alike_at(u, moved[i], t, copy, "Did you see a green ring?", "Yes");
         expect_alike_at(u, moved[i], t, copy, "When did the yellow cross appear?", "7 seconds");
         disconnect_talker(&u);
